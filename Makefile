@@ -1,0 +1,41 @@
+# Everything runs from its own virtual environment, on the CPU: make demo, make test, make lint.
+PYTHON ?= python3.11
+VENV := .venv
+BIN := $(VENV)/bin
+# One known CPU build. Any other spelling may bring gigabytes of CUDA libraries.
+TORCH := torch==2.13.0
+# Idle worker threads of PyTorch would otherwise spin and slow whatever runs beside them.
+export OMP_WAIT_POLICY := PASSIVE
+
+.PHONY: setup demo test lint bench clean
+.DELETE_ON_ERROR:
+
+setup: $(VENV)/.ready
+
+$(VENV)/.ready: pyproject.toml anycost/_version.py
+	@command -v $(PYTHON) >/dev/null || { echo "$(PYTHON) is not installed: install Python 3.11 or later, or run make PYTHON=python3.12"; exit 2; }
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@echo "installing packages (PyTorch for the CPU, ONNX Runtime, OpenVINO) into $(VENV)"
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check "$(TORCH)"
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable ".[dev]"
+	@touch $@
+
+demo: setup
+	@$(BIN)/python -m anycost.demo --output demo
+
+test: setup
+	@$(BIN)/python -m pytest
+
+# mypy reads the folders as the installed package names them.
+lint: setup
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@rm -rf $(VENV)/typing && mkdir -p $(VENV)/typing && cp -r anycost $(VENV)/typing/anycost
+	@for folder in networks weights export runtime benchmarks; do cp -r $$folder $(VENV)/typing/anycost/$$folder; done
+	@cd $(VENV)/typing && MYPYPATH=. ../bin/mypy --config-file ../../pyproject.toml -p anycost
+
+bench: setup
+	@$(BIN)/python -m benchmarks.latency --output benchmarks/results
+
+clean:
+	rm -rf $(VENV) demo .pytest_cache .mypy_cache .ruff_cache

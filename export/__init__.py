@@ -1,0 +1,1 @@
+"""From a checkpoint to a bundle: deploy (static-weight form), trace (ONNX), build (engines), parity, bundle."""

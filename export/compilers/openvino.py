@@ -1,0 +1,75 @@
+"""OpenVINO: its intermediate representation, with the weights blob described instead of stored.
+
+A constant of the IR is traced back to the weights file by its bytes: OpenVINO keeps values as they are in the ONNX graph, so
+a constant that equals a bound initializer is that initializer. What matches none (FIR kernels, shapes, scalars) is stored.
+"""
+
+from __future__ import annotations
+
+import re
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from xml.etree import ElementTree
+
+import numpy as np
+import openvino as ov
+
+from anycost.errors import BuildError
+from anycost.export.trace import Traced
+from anycost.runtime.backends import BINDINGS_NAME, BlobBinding, BlobBindings, BlobConstant
+from anycost.runtime.backends.openvino import CONSTANTS_NAME, MODEL_NAME
+
+# A weight that is stored as a constant would be a second copy: more than this means that the match has broken.
+_MOST_CONSTANTS = 4 << 20
+
+
+def write(traced: Traced, constants: Mapping[str, np.ndarray], folder: Path) -> None:
+    with tempfile.TemporaryDirectory(dir=folder) as scratch:
+        source, graph, blob_path = (Path(scratch) / name for name in ("model.onnx", "model.xml", "model.bin"))
+        source.write_bytes(traced.model.SerializeToString())
+        ov.serialize(ov.Core().read_model(source), graph, blob_path)
+        blob = blob_path.read_bytes()
+        text = _plain_names(graph.read_text())
+    bindings, stored = _describe(text, blob, traced, constants)
+    (folder / MODEL_NAME).write_text(text)
+    (folder / CONSTANTS_NAME).write_bytes(stored)
+    (folder / BINDINGS_NAME).write_text(bindings.model_dump_json(indent=1))
+
+
+def _describe(
+    text: str, blob: bytes, traced: Traced, constants: Mapping[str, np.ndarray]
+) -> tuple[BlobBindings, bytes]:
+    known = {constants[name].tobytes(): binding for name, binding in traced.bindings.items()}
+    weights: dict[int, BlobBinding] = {}
+    others: dict[int, BlobConstant] = {}
+    stored = bytearray()
+    starts: dict[bytes, int] = {}
+    for data in ElementTree.fromstring(text).iterfind(".//layer[@type='Const']/data"):
+        offset, size = int(data.attrib["offset"]), int(data.attrib["size"])
+        value = blob[offset : offset + size]
+        if value in known:
+            weights[offset] = BlobBinding(offset=offset, binding=known[value])
+            continue
+        if value not in starts:
+            starts[value] = len(stored)
+            stored += value
+        others[offset] = BlobConstant(offset=offset, start=starts[value], size=size)
+    if len(stored) > _MOST_CONSTANTS:
+        raise BuildError(f"OpenVINO {ov.__version__} changed the weights on reading: {len(stored)} bytes match no weight")
+    bindings = BlobBindings(
+        size=len(blob),
+        weights=tuple(weights[offset] for offset in sorted(weights)),
+        constants=tuple(others[offset] for offset in sorted(others)),
+    )
+    return bindings, bytes(stored)
+
+
+def _plain_names(text: str) -> str:
+    """Number the names that OpenVINO makes up: they hold a counter of the process, and a build must give the same bytes."""
+    made_up: dict[str, str] = {}
+
+    def renamed(match: re.Match[str]) -> str:
+        return made_up.setdefault(match[0], f'name="{match[1]}_{len(made_up)}"')
+
+    return re.sub(r'name="([A-Z][A-Za-z]*)_\d+"', renamed, text)

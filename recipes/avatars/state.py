@@ -1,0 +1,119 @@
+"""Everything a training run carries from one process to the next."""
+
+from __future__ import annotations
+
+import copy
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from anycost.networks.stylegan2 import Generator, ModulatedConv2d
+from recipes.avatars.data import Blocks
+
+# 64 px, 32 channels there and 256 at most: what two CPU cores can train in an hour or two.
+RESOLUTION, MULTIPLIER, CHANNEL_MAX, STYLE_DIM = 64, 0.125, 256, 256
+_VALUES = ("step", "images", "centre", "spread")
+
+
+@dataclass
+class Run:
+    """Networks, optimizers and the counter. ``head`` reads the attributes off w.
+
+    The synthesis networks are trained on centred styles (w - centre) / spread: w has a large common mean, and the affines'
+    gradients would be spent on it. ``folded`` gives the same networks on w itself, which is what ships.
+    """
+
+    generator: Generator
+    ema: Generator
+    head: nn.Linear
+    synthesis_optimizer: torch.optim.Adam
+    mapping_optimizer: torch.optim.Adam
+    centre: Tensor
+    spread: Tensor
+    step: int = 0
+    images: int = 0
+
+    @classmethod
+    def start(cls, blocks: Blocks, device: torch.device) -> Run:
+        torch.manual_seed(0)
+        generator = Generator(RESOLUTION, MULTIPLIER, CHANNEL_MAX, STYLE_DIM).to(device)
+        with torch.no_grad():
+            for name, parameter in generator.named_parameters():
+                # Start from one picture for every z and learn to differ: random affines would have to be unlearned first.
+                if name.endswith("modulation.weight"):
+                    parameter.mul_(0.1)
+        head = nn.Linear(STYLE_DIM, blocks.size).to(device)
+        mapping = list(generator.style.parameters())
+        synthesis = [p for name, p in generator.named_parameters() if not name.startswith("style.")]
+        return cls(
+            generator=generator,
+            ema=copy.deepcopy(generator).requires_grad_(False),
+            head=head,
+            synthesis_optimizer=torch.optim.Adam(synthesis, betas=(0.9, 0.99)),
+            # The mapping's learning rate is far higher because lr_mul = 0.01 makes its parameters 100 times as large.
+            mapping_optimizer=torch.optim.Adam(
+                [{"params": mapping, "scale": 100.0}, {"params": head.parameters(), "scale": 1.0}], betas=(0.9, 0.99)
+            ),
+            centre=torch.zeros(1, STYLE_DIM, device=device),
+            spread=torch.ones((), device=device),
+        )
+
+    def rates(self, synthesis: float, mapping: float) -> None:
+        """Set the learning rates of this step."""
+        for group in self.synthesis_optimizer.param_groups:
+            group["lr"] = synthesis
+        for group in self.mapping_optimizer.param_groups:
+            group["lr"] = mapping * group["scale"]
+
+    @torch.no_grad()
+    def measure_styles(self) -> None:
+        """Set centre [1, style_dim] and spread (one number) from many z."""
+        w = self.generator.mapping(torch.randn(20_000, STYLE_DIM, device=self.centre.device))
+        self.centre = w.mean(0, keepdim=True)
+        self.spread = (w - self.centre).square().mean().sqrt()
+
+    @torch.no_grad()
+    def styles(self, z: Tensor) -> Tensor:
+        """z [N, style_dim] -> centred w+ [N, n_style, style_dim]."""
+        w = (self.generator.mapping(z) - self.centre) / self.spread
+        return w[:, None].expand(-1, self.generator.arch.n_style, -1)
+
+    @torch.no_grad()
+    def folded(self) -> Generator:
+        """The averaged generator with centre and spread folded into its affines: A (w - c) / s + b = (A / s) w + (b - A c / s)."""
+        found = copy.deepcopy(self.ema)
+        for module in found.modules():
+            if isinstance(module, ModulatedConv2d):
+                affine = module.modulation
+                affine.weight /= self.spread
+                affine.bias -= (affine.weight * affine.scale) @ self.centre[0]
+        return found
+
+    @torch.no_grad()
+    def average(self, decay: float) -> None:
+        """Move the EMA towards the generator."""
+        averaged: dict[str, Tensor] = dict(self.ema.named_parameters())
+        for name, parameter in self.generator.named_parameters():
+            averaged[name].lerp_(parameter, 1 - decay)
+
+    def save(self, path: Path) -> None:
+        """Atomic: a run that is killed while it saves keeps its last checkpoint."""
+        parts = {name: getattr(self, name).state_dict() for name in self._stateful()}
+        temporary = path.with_suffix(".part")
+        torch.save(parts | {name: getattr(self, name) for name in _VALUES} | {"rng": torch.get_rng_state()}, temporary)
+        os.replace(temporary, path)
+
+    def load(self, path: Path) -> None:
+        parts = torch.load(path, weights_only=True, map_location="cpu")
+        for name in self._stateful():
+            getattr(self, name).load_state_dict(parts[name])
+        for name in _VALUES:
+            setattr(self, name, parts[name])
+        torch.set_rng_state(parts["rng"])
+
+    @staticmethod
+    def _stateful() -> tuple[str, ...]:
+        return ("generator", "ema", "head", "synthesis_optimizer", "mapping_optimizer")

@@ -1,0 +1,137 @@
+"""Opening a bundle: every way in which a folder can be wrong has its own error."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from pydantic import ValidationError
+from safetensors import SafetensorError, safe_open
+
+from anycost.errors import BundleError
+from anycost.runtime.binding import Binding
+from anycost.runtime.files import record_of
+from anycost.runtime.manifest import FORMAT_VERSION, MANIFEST_NAME, EngineRecord, Manifest, SubnetRecord
+
+Array = np.ndarray
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """A folder whose files have been checked against its manifest."""
+
+    folder: Path
+    manifest: Manifest
+    manifest_sha256: str
+
+    def path(self, relative: str) -> Path:
+        return self.folder / relative
+
+    def tensors(self, relative: str) -> dict[str, Array]:
+        """All tensors of a safetensors file of the bundle."""
+        return read_tensors(self.path(relative))
+
+    def weights(self) -> Weights:
+        return Weights(self.path(self.manifest.weights))
+
+    def subnet(self, name: str) -> SubnetRecord:
+        """Raises BundleError that lists the known names."""
+        for net in self.manifest.subnets:
+            if net.name == name:
+                return net
+        known = ", ".join(net.name for net in self.manifest.subnets)
+        raise BundleError(f"sub-network {name!r} is not in {self.folder}: it has {known}")
+
+    def engines(self, network: str) -> list[EngineRecord]:
+        return [engine for engine in self.manifest.engines if engine.network == network]
+
+
+class Weights:
+    """The bundle's one weights file, memory-mapped: bindings are cut out of it, as float32."""
+
+    def __init__(self, path: Path):
+        try:
+            self._file = safe_open(path, framework="numpy")
+        except (OSError, SafetensorError) as error:
+            raise BundleError(f"weights {path} cannot be read: {error}") from None
+
+    def bind(self, binding: Binding) -> Array:
+        """The constant, contiguous float32. Only the slice that it takes is read."""
+        part = self._file.get_slice(binding.source)[tuple(slice(0, n) for n in binding.take)]
+        return np.ascontiguousarray(binding.apply(part.astype(np.float32)), dtype=np.float32)
+
+    def tensor(self, name: str) -> Array:
+        """A whole tensor as float32."""
+        return np.asarray(self._file.get_tensor(name), dtype=np.float32)
+
+
+def read_tensors(path: Path) -> dict[str, Array]:
+    try:
+        with safe_open(path, framework="numpy") as file:
+            return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
+    except (OSError, SafetensorError) as error:
+        raise BundleError(f"{path} cannot be read: {error}") from None
+
+
+def open_bundle(folder: str | Path) -> Bundle:
+    """Read the manifest and check every file's size and sha256.
+
+    Raises BundleError, each with its own message: no such folder, empty folder, unfinished build, damaged or newer
+    manifest, a path that leaves the folder, a missing file, a changed byte.
+    """
+    folder = Path(folder)
+    manifest, sha256 = read_manifest(folder)
+    root = folder.resolve()
+    for relative, expected in manifest.all_files().items():
+        path = folder / relative
+        if not path.resolve().is_relative_to(root):
+            raise BundleError(f"{folder}: {relative} leaves the bundle's folder through a link; do not use this bundle")
+        if not path.is_file():
+            raise BundleError(f"{folder}: {relative} is missing; build the bundle again, finished parts are kept")
+        size = path.stat().st_size
+        if size != expected.size:
+            raise BundleError(f"{folder}: {relative} has {size} bytes where the manifest says {expected.size}; {_REBUILD}")
+        found = record_of(path).sha256
+        if found != expected.sha256:
+            raise BundleError(f"{folder}: {relative} was changed (sha256 {found[:12]}, not {expected.sha256[:12]}); {_REBUILD}")
+    return Bundle(folder, manifest, sha256)
+
+
+_REBUILD = "copy it again, or build the bundle again"
+
+
+def read_manifest(folder: Path) -> tuple[Manifest, str]:
+    """The manifest of a folder and its sha256, without looking at the other files."""
+    path = folder / MANIFEST_NAME
+    if not folder.is_dir():
+        raise BundleError(f"{folder} is not a folder: build a bundle with 'anycost build MODEL -o {folder}'")
+    if not path.is_file():
+        if not any(folder.iterdir()):
+            raise BundleError(f"{folder} is empty: build a bundle with 'anycost build MODEL -o {folder}'")
+        if (folder / "engines").is_dir() or (folder / "weights.safetensors").is_file():
+            raise BundleError(f"{folder} is an unfinished build: run the same 'anycost build' again, it goes on from there")
+        raise BundleError(f"{folder} has no {MANIFEST_NAME}: it is not a bundle")
+    try:
+        values = json.loads(path.read_bytes())
+    except (OSError, ValueError, RecursionError) as error:
+        raise BundleError(f"{path} cannot be read: {_one_line(error)}; {_REBUILD}") from None
+    if not isinstance(values, dict) or values.get("format") != "anycost-bundle":
+        raise BundleError(f"{path} is not the manifest of a bundle: its format is not 'anycost-bundle'")
+    version = values.get("format_version")
+    if isinstance(version, int) and version > FORMAT_VERSION:
+        raise BundleError(
+            f"{path} has format version {version} and this program reads up to {FORMAT_VERSION}: upgrade anycost-runtime"
+        )
+    try:
+        manifest = Manifest.model_validate_json(path.read_bytes())
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"]))
+        raise BundleError(f"{path} is damaged at {where or 'top level'}: {_one_line(first['msg'])}; {_REBUILD}") from None
+    return manifest, record_of(path).sha256
+
+
+def _one_line(error: object) -> str:
+    return " ".join(str(error).split())[:300]

@@ -1,0 +1,128 @@
+"""Choosing an engine for a budget, and saying why."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from anycost.errors import BudgetError
+from anycost.runtime import backends
+from anycost.runtime.budget import Budget
+from anycost.runtime.bundle import Bundle
+from anycost.runtime.manifest import EngineRecord, SubnetRecord
+from anycost.runtime.profile import Measurement, Profile, runnable_engines
+
+
+@dataclass(frozen=True)
+class Row:
+    """One engine of the table. misfit: why it does not fit, empty when it does. chosen: at most one row."""
+
+    subnet: SubnetRecord
+    engine: EngineRecord
+    measured: Measurement | None
+    misfit: str
+    chosen: bool = False
+
+
+@dataclass(frozen=True)
+class Choice:
+    """The engine for a budget, the reason in a sentence, and the whole table it was chosen from."""
+
+    subnet: SubnetRecord
+    engine: EngineRecord
+    measured: Measurement | None
+    reason: str
+    rows: tuple[Row, ...]
+
+
+def choose(
+    bundle: Bundle, budget: Budget, profile: Profile | None, *, subnet: str | None = None, backend: str | None = None
+) -> Choice:
+    """The best quality (smallest distance to the full network) that fits; among equals the fastest.
+
+    Where nothing was measured, backends go by their order of preference. subnet, backend: consider only these.
+    Raises BudgetError that names the nearest engine when none fits, BundleError for an unknown sub-network.
+    """
+    rows = table(bundle, budget, profile, subnet=subnet, backend=backend)
+    fitting = [row for row in rows if not row.misfit]
+    if not fitting:
+        nearest = min(rows, key=lambda row: _excess(row, budget))
+        raise BudgetError(
+            f"nothing fits the budget ({budget}): the nearest is {nearest.engine.name}, {_figures(nearest)}: {nearest.misfit}"
+        )
+    best = min(fitting, key=_rank)
+    others = len(fitting) - 1
+    reason = f"{best.engine.name} is the smallest distance to the full network ({best.subnet.distance:.4f}) "
+    reason += f"of {len(fitting)} engines that fit ({budget})" if others else f"that fits ({budget})"
+    same = [row for row in fitting if row.subnet.name == best.subnet.name]
+    if len(same) > 1:
+        reason += "; its fastest backend here" if best.measured else "; no profile, so the preferred backend"
+    if best.measured:
+        reason += f"; {_figures(best)}"
+    marked = tuple(Row(r.subnet, r.engine, r.measured, r.misfit, r is best) for r in rows)
+    return Choice(best.subnet, best.engine, best.measured, reason, marked)
+
+
+def table(
+    bundle: Bundle, budget: Budget, profile: Profile | None, *, subnet: str | None = None, backend: str | None = None
+) -> list[Row]:
+    """All runnable engines with what is known of them, cheapest first."""
+    if subnet is not None:
+        bundle.subnet(subnet)
+    if backend is not None:
+        backends.require(backend)
+    engines = {engine.name: engine for engine in bundle.manifest.engines}
+    rows = []
+    for name in runnable_engines(bundle):
+        engine = engines[name]
+        if subnet not in (None, engine.network) or backend not in (None, engine.backend):
+            continue
+        net = bundle.subnet(engine.network)
+        measured = profile.engines.get(name) if profile else None
+        rows.append(Row(net, engine, measured, _misfit(net, measured, budget)))
+    if not rows:
+        raise BudgetError(f"{bundle.folder} has no engine for {subnet or 'any sub-network'} on backend {backend}")
+    return rows
+
+
+def _misfit(net: SubnetRecord, measured: Measurement | None, budget: Budget) -> str:
+    if budget.max_resolution is not None and net.resolution > budget.max_resolution:
+        return f"{net.resolution} px is above {budget.max_resolution}"
+    if budget.min_resolution is not None and net.resolution < budget.min_resolution:
+        return f"{net.resolution} px is below {budget.min_resolution}"
+    if not budget.needs_profile:
+        return ""
+    if measured is None:
+        return "it was not measured on this device"
+    if budget.latency_ms is not None and measured.p95_ms > budget.latency_ms:
+        return f"p95 {measured.p95_ms:.2f} ms is above {budget.latency_ms:g}"
+    if budget.memory_mb is not None and measured.memory_mb > budget.memory_mb:
+        return f"memory {measured.memory_mb:.0f} MB is above {budget.memory_mb:g}"
+    return ""
+
+
+def _rank(row: Row) -> tuple[float, float, float, int]:
+    order = backends.BACKENDS.index(row.engine.backend)
+    speed = row.measured.p95_ms if row.measured else float("inf")
+    return (row.subnet.distance, -row.subnet.macs, speed, order)
+
+
+def _excess(row: Row, budget: Budget) -> float:
+    """By what factor, over all limits, a row misses the budget: the smallest is the nearest."""
+    factors = [1.0]
+    if budget.max_resolution is not None:
+        factors.append(row.subnet.resolution / budget.max_resolution)
+    if budget.min_resolution is not None:
+        factors.append(budget.min_resolution / row.subnet.resolution)
+    if budget.needs_profile and row.measured is None:
+        return float("inf")
+    if row.measured and budget.latency_ms is not None:
+        factors.append(row.measured.p95_ms / budget.latency_ms)
+    if row.measured and budget.memory_mb is not None:
+        factors.append(row.measured.memory_mb / budget.memory_mb)
+    return max(factors)
+
+
+def _figures(row: Row) -> str:
+    if row.measured is None:
+        return f"{row.subnet.macs / 1e9:.2f} GMACs"
+    return f"p95 {row.measured.p95_ms:.2f} ms, {row.measured.memory_mb:.0f} MB"

@@ -1,0 +1,149 @@
+"""The bundle's manifest: what a reader may rely on, checked by pydantic. docs/bundle.md specifies the format."""
+
+from __future__ import annotations
+
+import re
+from pathlib import PurePosixPath
+from typing import Annotated, Literal
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+
+FORMAT_VERSION = 1
+MANIFEST_NAME = "manifest.json"
+MAPPING = "mapping"
+
+
+def _inside(path: str) -> str:
+    """Only plain relative paths with forward slashes may name a file of a bundle."""
+    parts = PurePosixPath(path).parts
+    if not parts or path.startswith("/") or ".." in parts or "\\" in path or ":" in path or "\0" in path:
+        raise ValueError(f"path {path!r} leaves the bundle's folder")
+    if str(PurePosixPath(path)) != path:
+        raise ValueError(f"path {path!r} is not in its plain form")
+    return path
+
+
+def _plain_name(name: str) -> str:
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9@._-]{0,199}", name):
+        raise ValueError(f"name {name!r} may hold only letters, digits and @ . _ -")
+    return name
+
+
+BundlePath = Annotated[str, AfterValidator(_inside)]
+Name = Annotated[str, AfterValidator(_plain_name)]
+Positive = Annotated[int, Field(ge=1)]
+Finite = Annotated[float, Field(allow_inf_nan=False)]
+
+
+class Record(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class FileRecord(Record):
+    """sha256 (hex) and size in bytes of one file."""
+
+    sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+    size: Annotated[int, Field(ge=0)]
+
+
+class ArchitectureRecord(Record):
+    """The full generator; the fields are those of ``networks.channels.Architecture``."""
+
+    resolution: Annotated[int, Field(ge=8, le=1024)]
+    channel_multiplier: Annotated[float, Field(gt=0, allow_inf_nan=False)]
+    channel_max: Positive
+    style_dim: Positive
+    n_mlp: Positive
+
+    @property
+    def n_style(self) -> int:
+        return 2 * (self.resolution.bit_length() - 1) - 2
+
+
+class SubnetRecord(Record):
+    """One sub-network. macs: multiply-adds an image. distance: RMSE to the full network's images, values in [-1, 1]."""
+
+    name: Name
+    resolution: Annotated[int, Field(ge=8, le=1024)]
+    channels: tuple[Positive, ...]
+    ratio: Annotated[float, Field(gt=0, le=1)] | None
+    macs: Positive
+    parameters: Positive
+    distance: Annotated[float, Field(ge=0, allow_inf_nan=False)]
+
+
+class ParityRecord(Record):
+    """Distance of an engine's output from the reference's: largest absolute difference, PSNR in dB (at most 200), SSIM."""
+
+    max_abs: Annotated[float, Field(ge=0, allow_inf_nan=False)]
+    psnr_db: Finite
+    ssim: Finite
+
+
+class EngineRecord(Record):
+    """One compiled network. network: a sub-network's name, or ``mapping``. key: hash of all that the engine was made from.
+    weights_bytes: what it takes from the weights file, as float32."""
+
+    network: Name
+    backend: Name
+    target: Name
+    precision: Literal["fp32"]
+    folder: BundlePath
+    key: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+    versions: dict[str, str]
+    files: dict[BundlePath, FileRecord]
+    weights_bytes: Annotated[int, Field(ge=0)]
+    parity: ParityRecord
+
+    @property
+    def name(self) -> str:
+        return f"{self.network}/{self.backend}"
+
+    @property
+    def size(self) -> int:
+        """Bytes of its files, without the shared weights."""
+        return sum(file.size for file in self.files.values())
+
+
+class Manifest(Record):
+    """Everything a device needs to know of a bundle. ``files`` are those outside the engines' own folders."""
+
+    format: Literal["anycost-bundle"] = "anycost-bundle"
+    format_version: Literal[1] = FORMAT_VERSION
+    name: Name
+    credit: str = ""
+    source: str
+    source_sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+    architecture: ArchitectureRecord
+    noise: Literal["input", "stored"]
+    weights: BundlePath
+    latents: BundlePath
+    references: dict[Name, BundlePath]
+    subnets: tuple[SubnetRecord, ...]
+    engines: tuple[EngineRecord, ...]
+    files: dict[BundlePath, FileRecord]
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Manifest:
+        if not self.subnets:
+            raise ValueError("it names no sub-network")
+        names = [net.name for net in self.subnets]
+        if len(set(names)) != len(names):
+            raise ValueError("two sub-networks have one name")
+        for path in (self.weights, self.latents, *self.references.values()):
+            if path not in self.files:
+                raise ValueError(f"file {path!r} has no sha256")
+        known = {*names, MAPPING}
+        for engine in self.engines:
+            if engine.network not in known:
+                raise ValueError(f"engine {engine.name!r} is of an unknown network")
+        if set(self.references) != known:
+            raise ValueError("reference samples and sub-networks do not match")
+        return self
+
+    def all_files(self) -> dict[str, FileRecord]:
+        """Every file of the bundle but the manifest, by path."""
+        found = dict(self.files)
+        for engine in self.engines:
+            found |= {f"{engine.folder}/{path}": record for path, record in engine.files.items()}
+        return found

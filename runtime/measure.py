@@ -1,0 +1,129 @@
+"""Measuring engines, each in a process of its own, so that its peak memory and load time are its own.
+
+``python -m anycost.runtime.measure BUNDLE ENGINE --threads N`` prints one Measurement as JSON.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from anycost.errors import AnycostError, BackendError
+from anycost.runtime.bundle import Bundle
+from anycost.runtime.profile import Measurement, Profile, device_name, runnable_engines, store_profile, stored_profile
+
+WARM_UP_RUNS = 3
+LEAST_RUNS = 10
+MOST_RUNS = 200
+LEAST_SECONDS = 0.5
+_PROCESS_LIMIT_S = 600
+Progress = Callable[[str, int, int], None]
+
+
+def measure(bundle: Bundle, engine: str, threads: int) -> Measurement:
+    """Load one engine here and time it. Call it in a fresh process: memory is the process's peak."""
+    from anycost.runtime.runtime import Runtime  # the runtime imports this module to profile
+
+    network, backend = engine.rsplit("/", 1)
+    z = np.random.RandomState(0).standard_normal((1, bundle.manifest.architecture.style_dim)).astype(np.float32)
+    started = time.perf_counter()
+    session = Runtime(bundle, threads=threads).session(network, backend)
+    session.image(z)
+    load_ms = (time.perf_counter() - started) * 1e3
+    for _ in range(WARM_UP_RUNS):
+        session.image(z)
+    times: list[float] = []
+    began = time.perf_counter()
+    while len(times) < LEAST_RUNS or (len(times) < MOST_RUNS and time.perf_counter() - began < LEAST_SECONDS):
+        start = time.perf_counter()
+        session.image(z)
+        times.append((time.perf_counter() - start) * 1e3)
+    p50, p95 = np.percentile(times, [50, 95])
+    return Measurement(
+        p50_ms=round(float(p50), 3),
+        p95_ms=round(float(p95), 3),
+        load_ms=round(load_ms, 1),
+        memory_mb=round(peak_memory_mb(), 1),
+        runs=len(times),
+    )
+
+
+def peak_memory_mb() -> float:
+    """Peak resident memory of this process in 10^6 bytes."""
+    try:
+        import resource
+    except ImportError:  # Windows
+        return 0.0
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / 1e6 if sys.platform == "darwin" else peak * 1024 / 1e6
+
+
+def profile(bundle: Bundle, threads: int, *, refresh: bool = False, progress: Progress | None = None) -> Profile:
+    """Measure every runnable engine that has no stored measurement (all of them with ``refresh``) and store the result.
+
+    progress(name, done, total) is called before each engine and once at the end. An engine that fails to run is left out.
+    Raises BackendError when none runs.
+    """
+    stored = None if refresh else stored_profile(bundle, threads)
+    found = dict(stored.engines) if stored else {}
+    names = runnable_engines(bundle)
+    failures: list[str] = []
+    for done, name in enumerate(names):
+        if name in found:
+            continue
+        if progress:
+            progress(name, done, len(names))
+        try:
+            found[name] = _in_own_process(bundle.folder, name, threads)
+        except BackendError as error:
+            failures.append(str(error))
+            continue
+        result = Profile(device=device_name(), threads=threads, bundle_sha256=bundle.manifest_sha256, engines=found)
+        store_profile(bundle, result)
+    if progress:
+        progress("", len(names), len(names))
+    if not any(name in found for name in names):
+        raise BackendError(f"no engine of {bundle.folder} could be measured: {failures[0]}")
+    return Profile(device=device_name(), threads=threads, bundle_sha256=bundle.manifest_sha256, engines=found)
+
+
+def _in_own_process(folder: Path, engine: str, threads: int) -> Measurement:
+    command = [sys.executable, "-m", "anycost.runtime.measure", str(folder.resolve()), engine, "--threads", str(threads)]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=_PROCESS_LIMIT_S, check=False)
+    except subprocess.TimeoutExpired:
+        raise BackendError(f"{engine} was not measured within {_PROCESS_LIMIT_S} s") from None
+    if done.returncode != 0:
+        lines = done.stderr.strip().splitlines() or [f"the process ended with code {done.returncode}"]
+        raise BackendError(f"{engine} could not be measured: {lines[-1]}")
+    return Measurement.model_validate_json(done.stdout)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    from anycost.runtime.bundle import read_manifest
+
+    parser = argparse.ArgumentParser(prog="python -m anycost.runtime.measure", description=__doc__)
+    parser.add_argument("bundle", type=Path)
+    parser.add_argument("engine", help="such as 0.5@64/openvino")
+    parser.add_argument("--threads", type=int, required=True)
+    args = parser.parse_args(arguments)
+    try:
+        # The parent has checked the files.
+        manifest, sha256 = read_manifest(args.bundle)
+        result = measure(Bundle(args.bundle, manifest, sha256), args.engine, args.threads)
+    except AnycostError as error:
+        print(error, file=sys.stderr)
+        return 2
+    print(json.dumps(result.model_dump()))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,121 @@
+"""What was measured of a bundle's engines on this device, kept in the user's cache."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import platform
+from pathlib import Path
+from typing import Annotated
+
+from platformdirs import user_cache_dir
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from anycost.errors import BackendError
+from anycost.runtime import backends
+from anycost.runtime.bundle import Bundle
+from anycost.runtime.files import write_whole
+from anycost.runtime.manifest import MAPPING
+
+Milliseconds = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+
+
+class Measurement(BaseModel):
+    """One engine at batch 1 on one device. p50_ms, p95_ms: from z to the float image, mapping included.
+
+    load_ms: opening the engine up to and with the first image. memory_mb: peak resident memory of the measuring process,
+    in 10^6 bytes. runs: how many images the percentiles are over.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    p50_ms: Milliseconds
+    p95_ms: Milliseconds
+    load_ms: Milliseconds
+    memory_mb: Annotated[float, Field(ge=0, allow_inf_nan=False)]
+    runs: Annotated[int, Field(ge=1)]
+
+
+class Profile(BaseModel):
+    """Measurements by engine name, for one bundle on one device with a number of threads."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    device: str
+    threads: int
+    bundle_sha256: str
+    engines: dict[str, Measurement]
+
+
+def default_threads() -> int:
+    """The processors that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def device_name() -> str:
+    """The processor, how many of it this process may use, and the versions of the backends: what a time depends on."""
+    versions = [f"{name} {version}" for name in backends.BACKENDS if (version := backends.installed(name))]
+    return ", ".join([f"{_processor()} x{default_threads()}", *versions])
+
+
+def _processor() -> str:
+    try:
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.split(":", 1)[1].strip()
+    except OSError:
+        pass
+    return platform.processor() or platform.machine()
+
+
+def cache_folder() -> Path:
+    """The user's cache, or the folder that the environment variable ANYCOST_CACHE names."""
+    return Path(os.environ.get("ANYCOST_CACHE") or user_cache_dir("anycost"))
+
+
+def profile_path(bundle: Bundle, threads: int) -> Path:
+    device = hashlib.sha256(f"{device_name()}|{threads}".encode()).hexdigest()[:16]
+    return cache_folder() / "profiles" / device / f"{bundle.manifest_sha256[:32]}.json"
+
+
+def stored_profile(bundle: Bundle, threads: int) -> Profile | None:
+    """What was measured before, or None. A damaged or foreign file counts as none: it is only a cache."""
+    try:
+        profile = Profile.model_validate_json(profile_path(bundle, threads).read_bytes())
+    except (OSError, ValidationError):
+        return None
+    return profile if profile.bundle_sha256 == bundle.manifest_sha256 else None
+
+
+def store_profile(bundle: Bundle, profile: Profile) -> Path | None:
+    """Write it to the cache; None where that cannot be written, which costs only a new measurement next time."""
+    path = profile_path(bundle, profile.threads)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_whole(path, profile.model_dump_json(indent=1).encode())
+    except OSError:
+        return None
+    return path
+
+
+def runnable_engines(bundle: Bundle) -> list[str]:
+    """Names of the synthesis engines whose backend is installed and also has the mapping, cheapest first.
+
+    Raises BackendError when there is none.
+    """
+    mapped = {engine.backend for engine in bundle.engines(MAPPING)}
+    found = [
+        engine.name
+        for net in sorted(bundle.manifest.subnets, key=lambda net: net.macs)
+        for engine in bundle.engines(net.name)
+        if engine.backend in mapped and backends.installed(engine.backend)
+    ]
+    if not found:
+        wanted = sorted({engine.backend for engine in bundle.manifest.engines})
+        raise BackendError(
+            f"{bundle.folder} has engines for {', '.join(wanted) or 'no backend'} and none of them is installed here: "
+            "pip install anycost-runtime, or 'anycost-runtime[openvino]'"
+        )
+    return found

@@ -1,0 +1,72 @@
+"""Tables of a bundle's engines as plain text and as rows for machines."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from anycost.errors import BudgetError
+from anycost.runtime.budget import Budget
+from anycost.runtime.choose import Choice, Row, table
+
+if TYPE_CHECKING:
+    from anycost.runtime.runtime import Runtime
+
+HEADER = ("", "engine", "MACs", "size", "distance", "p50", "p95", "memory", "parity", "note")
+
+
+def cells(row: Row) -> tuple[str, ...]:
+    """The cells of ``HEADER`` for one engine, with units."""
+    measured = row.measured
+    megabytes = (row.engine.size + row.engine.weights_bytes) / 1e6
+    return (
+        "*" if row.chosen else "",
+        row.engine.name,
+        f"{row.subnet.macs / 1e9:.3g} G",
+        f"{megabytes:.1f} MB",
+        f"{row.subnet.distance:.4f}",
+        f"{measured.p50_ms:.2f} ms" if measured else "-",
+        f"{measured.p95_ms:.2f} ms" if measured else "-",
+        f"{measured.memory_mb:.0f} MB" if measured else "-",
+        f"{row.engine.parity.psnr_db:.0f} dB",
+        row.misfit or ("chosen" if row.chosen else ""),
+    )
+
+
+def values(row: Row) -> dict[str, Any]:
+    """The same as plain values."""
+    return {
+        "engine": row.engine.name,
+        "subnet": row.subnet.name,
+        "backend": row.engine.backend,
+        "target": row.engine.target,
+        "precision": row.engine.precision,
+        "resolution": row.subnet.resolution,
+        "channels": list(row.subnet.channels),
+        "macs": row.subnet.macs,
+        "parameters": row.subnet.parameters,
+        "engine_bytes": row.engine.size,
+        "weights_bytes": row.engine.weights_bytes,
+        "distance": row.subnet.distance,
+        "parity": row.engine.parity.model_dump(),
+        "measured": row.measured.model_dump() if row.measured else None,
+        "misfit": row.misfit,
+        "chosen": row.chosen,
+    }
+
+
+def rows_for(runtime: Runtime, budget: Budget) -> tuple[list[Row], Choice | None, str]:
+    """The table for a budget, the choice if there is one, and the reason or why nothing fits."""
+    try:
+        choice = runtime.choose(budget)
+    except BudgetError as error:
+        return table(runtime.bundle, budget, runtime.stored_profile), None, str(error)
+    return list(choice.rows), choice, choice.reason
+
+
+def explain(runtime: Runtime, budget: Budget) -> str:
+    """``Runtime.explain``: aligned columns, cheapest engine first."""
+    rows, _, reason = rows_for(runtime, budget)
+    lines = [HEADER, *(cells(row) for row in rows)]
+    widths = [max(len(line[i]) for line in lines) for i in range(len(HEADER))]
+    text = ["  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines]
+    return "\n".join([*text, "", reason])

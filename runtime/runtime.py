@@ -1,0 +1,271 @@
+"""The runtime: one object that opens a bundle and makes images within a budget."""
+
+from __future__ import annotations
+
+import logging
+from collections import OrderedDict
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+
+from anycost.errors import BudgetError, InputError
+from anycost.runtime import backends
+from anycost.runtime import latents as latent
+from anycost.runtime.budget import Budget
+from anycost.runtime.bundle import Bundle, open_bundle
+from anycost.runtime.choose import Choice, choose
+from anycost.runtime.manifest import MAPPING, SubnetRecord
+from anycost.runtime.profile import Profile, default_threads, stored_profile
+from anycost.runtime.verify import EngineCheck, verify
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+Array = np.ndarray
+Noise = Literal["stored", "random", "none"] | Sequence[Array]
+MOST_BATCH = 256
+_KEPT_SESSIONS = 4
+_log = logging.getLogger("anycost")
+
+
+@dataclass
+class Session:
+    """A loaded sub-network on one backend, with the mapping beside it."""
+
+    subnet: SubnetRecord
+    backend: str
+    mapping: backends.Engine
+    synthesis: backends.Engine
+    n_style: int
+    stored_noise: list[Array] | None
+
+    def image(self, z: Array) -> Array:
+        """z [N, style_dim] -> images float32 [N, 3, R, R] with stored noise: the whole way that a profile times."""
+        w = self.mapping.run({"z": z})
+        return self.synthesize(latent.mix(w, self.n_style), None)
+
+    def synthesize(self, w_plus: Array, noise: Sequence[Array] | None) -> Array:
+        """w+ [N, n_style, style_dim] -> images. noise: one [1 or N, 1, H, H] a 3x3 convolution, None for the stored."""
+        inputs = {"w_plus": np.ascontiguousarray(w_plus, dtype=np.float32)}
+        if self.stored_noise is not None:
+            for i, layer in enumerate(self.stored_noise if noise is None else noise):
+                shape = (len(w_plus), *layer.shape[1:])
+                inputs[f"noise_{i}"] = np.ascontiguousarray(np.broadcast_to(layer, shape), dtype=np.float32)
+        return self.synthesis.run(inputs)
+
+
+class Runtime:
+    """An open bundle. ``open(folder)`` makes one; nothing is loaded until the first image is asked for.
+
+    threads: CPU threads of every engine (default: the processors this process may use). Not thread-safe.
+    """
+
+    def __init__(self, bundle: Bundle, *, threads: int | None = None):
+        if threads is not None and threads < 1:
+            raise InputError(f"threads {threads} is not a positive number")
+        self.bundle = bundle
+        self.threads = threads or default_threads()
+        self._weights = bundle.weights()
+        self._sessions: OrderedDict[tuple[str, str], Session] = OrderedDict()
+        self._mappings: dict[str, backends.Engine] = {}
+        self._profile = stored_profile(bundle, self.threads)
+        self._mean: Array | None = None
+
+    @property
+    def subnets(self) -> tuple[SubnetRecord, ...]:
+        return self.bundle.manifest.subnets
+
+    @property
+    def stored_profile(self) -> Profile | None:
+        """What was measured on this device, None before the first profile."""
+        return self._profile
+
+    def profile(self, *, refresh: bool = False, progress: Callable[[str, int, int], None] | None = None) -> Profile:
+        """Measure the engines on this device that were not measured yet, or all of them; kept in the user's cache."""
+        from anycost.runtime.measure import profile
+
+        self._profile = profile(self.bundle, self.threads, refresh=refresh, progress=progress)
+        return self._profile
+
+    def choose(self, budget: Budget | None = None, *, subnet: str | None = None, backend: str | None = None) -> Choice:
+        """The engine for a budget. A budget of time or memory measures the device first, once, if nothing is known of it.
+
+        Raises BudgetError that names the nearest engine when nothing fits.
+        """
+        budget = budget or Budget()
+        if budget.needs_profile and self._profile is None:
+            _log.warning("no profile of %s on this device yet: measuring its engines once", self.bundle.folder)
+            self.profile()
+        return choose(self.bundle, budget, self._profile, subnet=subnet, backend=backend)
+
+    def explain(self, budget: Budget | None = None) -> str:
+        """The table of engines as text, the chosen row marked, and the reason or why nothing fits."""
+        from anycost.runtime.report import explain
+
+        return explain(self, budget or Budget())
+
+    def session(self, subnet: str, backend: str) -> Session:
+        """Load a sub-network on a backend, or return the loaded one. The last four are kept."""
+        key = (subnet, backend)
+        if key in self._sessions:
+            self._sessions.move_to_end(key)
+            return self._sessions[key]
+        record = self.bundle.subnet(subnet)
+        while len(self._sessions) >= _KEPT_SESSIONS:
+            self._sessions.popitem(last=False)
+        if backend not in self._mappings:
+            self._mappings[backend] = self._load(MAPPING, backend)
+        manifest = self.bundle.manifest
+        session = Session(
+            subnet=record,
+            backend=backend,
+            mapping=self._mappings[backend],
+            synthesis=self._load(subnet, backend),
+            n_style=manifest.architecture.n_style,
+            stored_noise=self._stored_noise(record) if manifest.noise == "input" else None,
+        )
+        self._sessions[key] = session
+        return session
+
+    def _load(self, network: str, backend: str) -> backends.Engine:
+        for engine in self.bundle.engines(network):
+            if engine.backend == backend:
+                return backends.load(backend, self.bundle.path(engine.folder), self._weights.bind, self.threads)
+        raise BudgetError(f"{self.bundle.folder} has no engine for {network} on backend {backend}")
+
+    def _stored_noise(self, net: SubnetRecord) -> list[Array]:
+        count = len(latent.noise_sides(net.resolution))
+        return [self._weights.tensor(f"noises.noise_{i}") for i in range(count)]
+
+    def mapping(self, z: Array, *, backend: str | None = None) -> Array:
+        """z float [N, style_dim] -> w float32 [N, style_dim]."""
+        z = self._checked(z, "z", (2,))
+        chosen = backend or self.choose().engine.backend
+        if chosen not in self._mappings:
+            self._mappings[chosen] = self._load(MAPPING, chosen)
+        return self._mappings[chosen].run({"z": z})
+
+    def generate(
+        self,
+        seeds: Sequence[int] | int | None = None,
+        *,
+        z: Array | None = None,
+        w: Array | None = None,
+        w_plus: Array | None = None,
+        psi: float = 1.0,
+        noise: Noise = "stored",
+        noise_seed: int = 0,
+        inject_index: int | None = None,
+        budget: Budget | None = None,
+        subnet: str | None = None,
+        backend: str | None = None,
+        batch: int = 1,
+        output: Literal["array", "pil"] = "array",
+    ) -> Any:
+        """Images for seeds, or for z [N, style_dim], w [N, style_dim] or [N, 2, style_dim] (style mixing at
+        ``inject_index``), or w_plus [N, n_style, style_dim]; exactly one of the four.
+
+        psi: truncation towards the mean, -2..2 (1 none). noise: "stored", "random" (from ``noise_seed``, the same for any
+        batch), "none", or one array [1 or N, 1, H, H] a 3x3 convolution. budget, subnet, backend: what may run.
+        batch: images of one engine call, 1..256. output: uint8 array [N, R, R, 3] or a list of PIL images.
+        Raises InputError for arguments out of range, BudgetError when nothing fits.
+        """
+        if not 1 <= batch <= MOST_BATCH:
+            raise InputError(f"batch {batch} is outside 1..{MOST_BATCH}")
+        if output not in ("array", "pil"):
+            raise InputError(f"output {output!r} is not 'array' or 'pil'")
+        psi = latent.check_psi(psi)
+        kind, codes = self._codes(seeds, z, w, w_plus)
+        choice = self.choose(budget, subnet=subnet, backend=backend)
+        layers = self._noise(noise, noise_seed, len(codes), choice.subnet)
+        session = self.session(choice.subnet.name, choice.engine.backend)
+        n_style = session.n_style
+        images = np.empty((len(codes), choice.subnet.resolution, choice.subnet.resolution, 3), np.uint8)
+        for start in range(0, len(codes), batch):
+            part = slice(start, start + batch)
+            styles = session.mapping.run({"z": codes[part]}) if kind == "z" else codes[part]
+            if psi != 1:
+                styles = latent.truncate(styles, self.mean_style(), psi)
+            chunk = None if layers is None else [x if len(x) == 1 else x[part] for x in layers]
+            floats = session.synthesize(latent.mix(styles, n_style, inject_index), chunk)
+            images[part] = latent.as_images(floats)
+        return images if output == "array" else list(_as_pil(images))
+
+    def mean_style(self) -> Array:
+        """Mean of w, float32 [1, style_dim]: the point that truncation pulls to."""
+        if self._mean is None:
+            self._mean = self.bundle.tensors(self.bundle.manifest.latents)["mean_style"]
+        return self._mean
+
+    def verify(self, progress: Callable[[str, int, int], None] | None = None) -> list[EngineCheck]:
+        """Run every engine on the stored latents and compare with the stored reference. Needs no PyTorch."""
+        return verify(self, progress)
+
+    def _codes(
+        self, seeds: Sequence[int] | int | None, z: Array | None, w: Array | None, w_plus: Array | None
+    ) -> tuple[Literal["z", "w"], Array]:
+        given = [name for name, value in (("seeds", seeds), ("z", z), ("w", w), ("w_plus", w_plus)) if value is not None]
+        if len(given) != 1:
+            raise InputError(f"give exactly one of seeds, z, w and w_plus, not {' and '.join(given) or 'none'}")
+        if seeds is not None:
+            listed = [seeds] if isinstance(seeds, int) else list(seeds) if len(seeds) <= latent.MOST_SEEDS else seeds
+            return "z", latent.latents(listed, self.bundle.manifest.architecture.style_dim)
+        if z is not None:
+            return "z", self._checked(z, "z", (2,))
+        if w is not None:
+            return "w", self._checked(w, "w", (2, 3))
+        assert w_plus is not None
+        codes = self._checked(w_plus, "w_plus", (3,))
+        n_style = self.bundle.manifest.architecture.n_style
+        if codes.shape[1] != n_style:
+            raise InputError(f"w_plus has {codes.shape[1]} rows: this generator takes {n_style}")
+        return "w", codes
+
+    def _checked(self, array: Array, name: str, ranks: tuple[int, ...]) -> Array:
+        """float32 of the right rank and width, finite, not empty, at most as many as seeds."""
+        style_dim = self.bundle.manifest.architecture.style_dim
+        codes = np.asarray(array)
+        if codes.ndim not in ranks or codes.shape[-1] != style_dim or codes.dtype.kind not in "fiu":
+            raise InputError(f"{name} of shape {list(codes.shape)} and type {codes.dtype} is not float [N, ..., {style_dim}]")
+        if not 1 <= len(codes) <= latent.MOST_SEEDS:
+            raise InputError(f"{name} has {len(codes)} rows: give 1 to {latent.MOST_SEEDS}")
+        if not np.isfinite(codes).all():
+            raise InputError(f"{name} holds a NaN or an infinity")
+        return np.ascontiguousarray(codes, dtype=np.float32)
+
+    def _noise(self, noise: Noise, seed: int, count: int, net: SubnetRecord) -> list[Array] | None:
+        """None for the stored noise, else one array a layer."""
+        if isinstance(noise, str) and noise == "stored":
+            return None
+        if self.bundle.manifest.noise == "stored":
+            raise InputError("this bundle was built with --noise stored: only noise='stored' can be used with it")
+        sides = latent.noise_sides(net.resolution)
+        if isinstance(noise, str):
+            if noise == "random":
+                return latent.random_noise(latent.check_seeds([seed])[0], count, net.resolution)
+            if noise == "none":
+                return [np.zeros((1, 1, side, side), np.float32) for side in sides]
+            raise InputError(f"noise {noise!r} is not stored, random, none or a list of arrays")
+        layers = [np.asarray(layer, dtype=np.float32) for layer in noise]
+        if len(layers) < len(sides):
+            raise InputError(f"{len(layers)} noise arrays: sub-network {net.name} takes {len(sides)}")
+        for i, (layer, side) in enumerate(zip(layers, sides, strict=False)):
+            if layer.shape not in ((1, 1, side, side), (count, 1, side, side)):
+                raise InputError(f"noise {i} has shape {list(layer.shape)}: it takes [1 or {count}, 1, {side}, {side}]")
+        return layers[: len(sides)]
+
+
+def _as_pil(images: Array) -> Iterator[Image]:
+    from PIL import Image as pil
+
+    return (pil.fromarray(image) for image in images)
+
+
+def open(folder: str | Path, *, threads: int | None = None) -> Runtime:  # noqa: A001 - as in gzip.open
+    """Open a bundle: read its manifest and check every file's sha256. Raises BundleError."""
+    return Runtime(open_bundle(folder), threads=threads)
+
+

@@ -1,0 +1,79 @@
+"""Checking every engine on this device against the reference samples that travel in the bundle."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from anycost.errors import BackendError
+from anycost.runtime import backends, latents
+from anycost.runtime.manifest import MAPPING, ParityRecord
+from anycost.runtime.parity import FP32_PSNR_DB, compare, views
+
+if TYPE_CHECKING:
+    from anycost.runtime.runtime import Runtime
+
+Array = np.ndarray
+NOISE_SEED = 1
+
+
+@dataclass(frozen=True)
+class EngineCheck:
+    """The outcome for one engine. parity is None and ``problem`` says why when it could not run."""
+
+    engine: str
+    parity: ParityRecord | None
+    problem: str
+
+    @property
+    def passed(self) -> bool:
+        return not self.problem
+
+
+def reference_noise(stored: list[Array], resolution: int) -> list[Array]:
+    """Noise of the two reference samples: the stored noise, then ``random_noise(NOISE_SEED)``. Each [2, 1, H, H]."""
+    random = latents.random_noise(NOISE_SEED, 1, resolution)
+    return [np.concatenate([a, b]) for a, b in zip(stored, random, strict=True)]
+
+
+def misfit(parity: ParityRecord) -> str:
+    """Why these figures fail, empty when they pass."""
+    if parity.psnr_db >= FP32_PSNR_DB:
+        return ""
+    return (
+        f"PSNR {parity.psnr_db:.1f} dB is below {FP32_PSNR_DB:g} dB "
+        f"(largest difference {parity.max_abs:.3g}, SSIM {parity.ssim:.6f})"
+    )
+
+
+def verify(runtime: Runtime, progress: Callable[[str, int, int], None] | None = None) -> list[EngineCheck]:
+    """One check an engine, mapping first. Engines of a backend that is not installed are reported as such, not failed
+    silently; nothing raises."""
+    bundle = runtime.bundle
+    stored = bundle.tensors(bundle.manifest.latents)
+    engines = [*bundle.engines(MAPPING), *(engine for engine in bundle.manifest.engines if engine.network != MAPPING)]
+    checks = []
+    for done, engine in enumerate(engines):
+        if progress:
+            progress(engine.name, done, len(engines))
+        expected = bundle.tensors(bundle.manifest.references[engine.network])
+        try:
+            backends.require(engine.backend)
+            if engine.network == MAPPING:
+                loaded = backends.load(engine.backend, bundle.path(engine.folder), bundle.weights().bind, runtime.threads)
+                output = loaded.run({"z": stored["z"]})
+            else:
+                session = runtime.session(engine.network, engine.backend)
+                noise = session.stored_noise
+                layers = None if noise is None else reference_noise(noise, session.subnet.resolution)
+                output = session.synthesize(stored["w_plus"], layers)
+            parity = compare(views(output), expected)
+            checks.append(EngineCheck(engine.name, parity, misfit(parity)))
+        except (BackendError, ValueError) as error:
+            checks.append(EngineCheck(engine.name, None, str(error)))
+    if progress:
+        progress("", len(engines), len(engines))
+    return checks

@@ -1,0 +1,36 @@
+import os
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+# Tests share the machine with each other: idle workers must not spin.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+sys.path.insert(0, str(Path(__file__).parent))
+torch.set_num_threads(2)
+
+
+@pytest.fixture(autouse=True)
+def _own_cache(tmp_path, monkeypatch):
+    """No test reads or writes the user's cache."""
+    monkeypatch.setenv("ANYCOST_CACHE", str(tmp_path / "cache"))
+
+
+@pytest.fixture(scope="session")
+def tiny_checkpoint():
+    from anycost.weights.random_init import random_checkpoint
+
+    return random_checkpoint("tiny")
+
+
+@pytest.fixture(scope="session")
+def tiny_bundle(tmp_path_factory, tiny_checkpoint):
+    """A whole bundle of a 32 px generator for both backends: three sub-networks, one of them flexible. Not to be written to."""
+    from anycost.export.build import Plan, build
+
+    arch = tiny_checkpoint.arch
+    nets = [arch.subnet(16, 0.25), arch.subnet(32, 0.5), arch.full(), arch.subnet(32, [48, 40, 32, 64, 24, 48, 40, 33], "odd")]
+    folder = tmp_path_factory.mktemp("tiny") / "bundle"
+    build(tiny_checkpoint, Plan("tiny", nets, ["onnxruntime", "openvino"]), folder)
+    return folder

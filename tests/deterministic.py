@@ -1,0 +1,35 @@
+"""The deterministic weights and inputs that the golden outputs were made from, by the rule of the goldens' own README."""
+
+import hashlib
+
+import numpy as np
+import torch
+
+
+def normal(name: str, shape: tuple[int, ...]) -> np.ndarray:
+    """Standard normal float32 seeded by a name."""
+    seed = int(hashlib.sha256(name.encode()).hexdigest()[:8], 16)
+    return np.random.RandomState(seed).standard_normal(shape or (1,)).astype(np.float32).reshape(shape)
+
+
+def golden_input(case: str, name: str, shape: tuple[int, ...]) -> torch.Tensor:
+    return torch.from_numpy(normal(f"input:{case}:{name}", shape))
+
+
+def fill(module: torch.nn.Module) -> None:
+    """Set every tensor of an Anycost generator; FIR kernels stay as the implementation makes them."""
+    state = module.state_dict()
+    for name, tensor in state.items():
+        if name.endswith("kernel"):
+            continue
+        x = normal(name, tuple(tensor.shape))
+        if tensor.ndim == 1 and name.endswith("weight"):
+            x = 0.1 * x
+        elif name.endswith("modulation.bias"):
+            x = 1 + 0.1 * x
+        elif name.startswith("style."):
+            x = 100 * x if name.endswith("weight") else x
+        elif name.endswith("bias"):
+            x = 0.1 * x
+        state[name] = torch.from_numpy(x)
+    module.load_state_dict(state)

@@ -1,0 +1,1 @@
+"""Reading checkpoints safely, the catalogue of named models, and the embedded model."""
