@@ -36,7 +36,9 @@ def build_bundle(
 
         from anycost.export.build import Plan, build
     except ImportError as error:
-        raise BackendError(f"building needs {error.name}, which is not installed: pip install 'anycost-runtime[export]'") from None
+        raise BackendError(
+            f"building needs {error.name}, which is not installed: pip install 'anycost-runtime[export]'"
+        ) from None
     from anycost.runtime.profile import default_threads
     from anycost.weights import catalogue, checkpoint
     from anycost.weights.random_init import random_checkpoint
@@ -71,9 +73,16 @@ def _planned(arch: Architecture, subnets: str, channels: Path | None) -> list[Su
 
 def read_flexible(path: Path, arch: Architecture) -> list[Subnet]:
     """Sub-networks of a JSON file of the form {"15G": {"channels": [...], "res": 512, ...}, ...}. Raises CheckpointError."""
+    from anycost.runtime.manifest import plain_name
+
     try:
         entries: Any = json.loads(path.read_text())
-        return [arch.subnet(int(entry["res"]), list(entry["channels"]), str(name)) for name, entry in entries.items()] or _none("sub-network")
+        found = [
+            arch.subnet(int(entry["res"]), list(entry["channels"]), plain_name(name)) for name, entry in entries.items()
+        ]
+        if not found:
+            raise ValueError("it is empty")
+        return found
     except OSError as error:
         raise CheckpointError(f"{path} cannot be read: {error.strerror}") from None
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:

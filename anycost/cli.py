@@ -8,14 +8,13 @@ from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
 import typer
-from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
 from anycost._version import __version__
 from anycost.errors import AnycostError, InputError
 from anycost.progress import bar, bytes_bar
-from anycost.tables import engine_table
+from anycost.tables import console, engine_table
 
 app = typer.Typer(
     name="anycost",
@@ -26,12 +25,14 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-out = Console(soft_wrap=True)
-err = Console(stderr=True, soft_wrap=True)
+out = console()
+err = console(stderr=True)
 
 BundleArgument = Annotated[Path, typer.Argument(metavar="BUNDLE", help="Folder of a bundle.", show_default=False)]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON for machines and no progress.")]
-ThreadsOption = Annotated[int | None, typer.Option("--threads", min=1, help="CPU threads (default: all this process may use).")]
+ThreadsOption = Annotated[
+    int | None, typer.Option("--threads", min=1, help="CPU threads (default: all this process may use).")
+]
 LatencyOption = Annotated[str | None, typer.Option("--budget", help="Latency limit on the measured p95, such as 40ms.")]
 MemoryOption = Annotated[str | None, typer.Option("--memory", help="Limit on peak resident memory, such as 512MB.")]
 SmallestOption = Annotated[int | None, typer.Option("--min-resolution", help="Smallest side in pixels.")]
@@ -46,7 +47,9 @@ def _version(value: bool) -> None:
 
 @app.callback()
 def _main(
-    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")] = False,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
 ) -> None:
     pass
 
@@ -55,18 +58,31 @@ def _main(
 def build(
     model: Annotated[
         str | None,
-        typer.Argument(metavar="[MODEL]", help="A checkpoint file, or a name: avatars, anycost-ffhq-config-f, ...", show_default=False),
+        typer.Argument(
+            metavar="[MODEL]",
+            help="A checkpoint file, or a name: avatars, anycost-ffhq-config-f, ...",
+            show_default=False,
+        ),
     ] = None,
-    output: Annotated[Path | None, typer.Option("-o", "--output", help="Folder of the bundle.", show_default=False)] = None,
+    output: Annotated[
+        Path | None, typer.Option("-o", "--output", help="Folder of the bundle.", show_default=False)
+    ] = None,
     subnets: Annotated[str, typer.Option(help="grid, or RATIO@RESOLUTION separated by commas.")] = "grid",
     channels: Annotated[
         Path | None,
-        typer.Option(help='JSON of flexible sub-networks: {"15G": {"channels": [...], "res": 512}}.', show_default=False),
+        typer.Option(
+            help='JSON of flexible sub-networks: {"15G": {"channels": [...], "res": 512}}.', show_default=False
+        ),
     ] = None,
-    backend: Annotated[str, typer.Option("--backend", help="Backends to build for, separated by commas.")] = "onnxruntime,openvino",
-    noise: Annotated[str, typer.Option(help="input: noise is an input; stored: engines hold the stored noise.")] = "input",
+    backend: Annotated[
+        str, typer.Option("--backend", help="Backends to build for, separated by commas.")
+    ] = "onnxruntime,openvino",
+    noise: Annotated[
+        str, typer.Option(help="input: noise is an input; stored: engines hold the stored noise.")
+    ] = "input",
     random_init: Annotated[
-        str | None, typer.Option("--random-init", help="Random weights of a known shape, such as config-f.", show_default=False)
+        str | None,
+        typer.Option("--random-init", help="Random weights of a known shape, such as config-f.", show_default=False),
     ] = None,
     threads: ThreadsOption = None,
     as_json: JsonOption = False,
@@ -90,7 +106,13 @@ def build(
             model, output, subnets, channels, backend, noise, random_init, threads, fetched, progress
         )
     if as_json:
-        _print_json({"bundle": str(output), "engines": [e.name for e in manifest.engines], "parity": _parities(manifest.engines)})
+        _print_json(
+            {
+                "bundle": str(output),
+                "engines": [e.name for e in manifest.engines],
+                "parity": _parities(manifest.engines),
+            }
+        )
         return
     worst = min(engine.parity.psnr_db for engine in manifest.engines)
     out.print(
@@ -121,10 +143,14 @@ def inspect(bundle: BundleArgument, threads: ThreadsOption = None, as_json: Json
         _print_json(shown | {"bytes": sizes, "engines": [values(row) for row in rows]})
         return
     arch = manifest.architecture
-    out.print(f"{escape(manifest.name)}: from {escape(manifest.source)}, sha256 {manifest.source_sha256[:16]}", highlight=False)
+    out.print(
+        f"{escape(manifest.name)}: from {escape(manifest.source)}, sha256 {manifest.source_sha256[:16]}",
+        highlight=False,
+    )
     out.print(
         f"{arch.resolution} px, multiplier {arch.channel_multiplier:g}, at most {arch.channel_max} channels, "
-        f"style_dim {arch.style_dim}; noise: {manifest.noise}; {sizes / 1e6:.1f} MB on disk", highlight=False
+        f"style_dim {arch.style_dim}; noise: {manifest.noise}; {sizes / 1e6:.1f} MB on disk",
+        highlight=False,
     )
     if manifest.credit:
         out.print(escape(manifest.credit), highlight=False)
@@ -156,7 +182,11 @@ def verify(bundle: BundleArgument, threads: ThreadsOption = None, as_json: JsonO
     else:
         table = Table("engine", "max abs", "PSNR", "SSIM", "", box=None)
         for c in checks:
-            figures = (f"{c.parity.max_abs:.2e}", f"{c.parity.psnr_db:.1f} dB", f"{c.parity.ssim:.6f}") if c.parity else ("-",) * 3
+            figures = (
+                (f"{c.parity.max_abs:.2e}", f"{c.parity.psnr_db:.1f} dB", f"{c.parity.ssim:.6f}")
+                if c.parity
+                else ("-",) * 3
+            )
             table.add_row(c.engine, *figures, escape(c.problem) or "passed")
         out.print(table)
     if failed:
@@ -199,7 +229,9 @@ def generate(
     memory: MemoryOption = None,
     min_resolution: SmallestOption = None,
     max_resolution: LargestOption = None,
-    subnet: Annotated[str | None, typer.Option(help="A sub-network by name, such as 0.5@32.", show_default=False)] = None,
+    subnet: Annotated[
+        str | None, typer.Option(help="A sub-network by name, such as 0.5@32.", show_default=False)
+    ] = None,
     backend: Annotated[str | None, typer.Option(help="onnxruntime or openvino.", show_default=False)] = None,
     psi: Annotated[float, typer.Option(help="Truncation, -2 to 2: 1 is none, 0 the mean image.")] = 1.0,
     noise: Annotated[str, typer.Option(help="stored, random or none.")] = "stored",
@@ -230,7 +262,13 @@ def generate(
             runtime.profile(progress=progress)
     choice = runtime.choose(limits, subnet=subnet, backend=backend)
     images = runtime.generate(
-        seeds, psi=psi, noise=noise, noise_seed=noise_seed, subnet=choice.subnet.name, backend=choice.engine.backend, batch=batch
+        seeds,
+        psi=psi,
+        noise=noise,
+        noise_seed=noise_seed,
+        subnet=choice.subnet.name,
+        backend=choice.engine.backend,
+        batch=batch,
     )
     paths = save_images(images, seeds, output, sheet=sheet)
     if as_json:
@@ -267,7 +305,9 @@ def explain(
             runtime.profile(progress=progress)
     rows, choice, reason = rows_for(runtime, limits)
     if as_json:
-        _print_json({"chosen": choice and choice.engine.name, "reason": reason, "engines": [values(row) for row in rows]})
+        _print_json(
+            {"chosen": choice and choice.engine.name, "reason": reason, "engines": [values(row) for row in rows]}
+        )
         return
     out.print(engine_table(rows))
     out.print(escape(reason), highlight=False)

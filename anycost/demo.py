@@ -9,7 +9,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-from rich.console import Console
 
 import anycost
 from anycost.building import build_bundle
@@ -20,10 +19,10 @@ from anycost.runtime.budget import Budget
 from anycost.runtime.choose import Choice
 from anycost.runtime.profile import Profile
 from anycost.runtime.runtime import Runtime
-from anycost.tables import engine_table
+from anycost.tables import console, engine_table
 
 SEEDS = list(range(16))
-_console = Console(soft_wrap=True)
+_console = console()
 
 
 def budgets(profile: Profile) -> dict[str, Budget]:
@@ -59,7 +58,7 @@ def _enlarged(images: np.ndarray, side: int = 96) -> np.ndarray:
 def run(model: str, folder: Path) -> None:
     """The whole way, with progress on standard error and results on standard output."""
     bundle = folder / "bundle"
-    err = Console(stderr=True, soft_wrap=True)
+    err = console(stderr=True)
     started = time.monotonic()
     with bytes_bar(err, quiet=False) as fetched, bar(err, "building", quiet=False) as progress:
         build_bundle(model, bundle, "grid", None, "onnxruntime,openvino", "input", None, None, fetched, progress)

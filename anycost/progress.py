@@ -27,10 +27,18 @@ def bar(console: Console, title: str, *, quiet: bool) -> Iterator[Steps]:
 
         yield line
     else:
-        columns = (TextColumn(title), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("{task.description}"))
+        columns = (
+            TextColumn(title),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TextColumn("{task.description}"),
+        )
         with Progress(*columns, console=console, transient=True) as shown:
             task = shown.add_task("", total=None, visible=False)
-            yield lambda what, done, total: shown.update(task, description=what, completed=done, total=total, visible=True)
+            yield lambda what, done, total: shown.update(
+                task, description=what, completed=done, total=total, visible=True
+            )
 
 
 @contextmanager
@@ -45,7 +53,9 @@ def bytes_bar(console: Console, *, quiet: bool) -> Iterator[Bytes]:
         tenth = done * 10 // total if total else done // (50 << 20)
         if tenth != last[0]:
             last[0] = tenth
-            console.print(f"fetched {done / 1e6:.0f} of {total / 1e6:.0f} MB" if total else f"fetched {done / 1e6:.0f} MB")
+            console.print(
+                f"fetched {done / 1e6:.0f} of {total / 1e6:.0f} MB" if total else f"fetched {done / 1e6:.0f} MB"
+            )
 
     if not console.is_terminal:
         yield line

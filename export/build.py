@@ -7,9 +7,11 @@ that it was made from, and the manifest comes last.
 from __future__ import annotations
 
 import errno
+import functools
 import gc
 import hashlib
 import json
+import math
 import os
 import platform
 import shutil
@@ -19,13 +21,12 @@ from pathlib import Path
 
 import numpy as np
 import onnx
-import safetensors.numpy
 import torch
 from pydantic import ValidationError
 from safetensors import SafetensorError, safe_open
 
 from anycost._version import __version__
-from anycost.errors import BuildError, CheckpointError, ParityError
+from anycost.errors import BuildError, ParityError
 from anycost.export import compilers
 from anycost.export.reference import Reference
 from anycost.export.trace import OPSET, Traced, trace_mapping, trace_synthesis
@@ -46,7 +47,7 @@ from anycost.runtime.parity import compare, views
 from anycost.runtime.profile import default_threads
 from anycost.runtime.verify import misfit
 from anycost.weights.checkpoint import Checkpoint
-from anycost.weights.save import save
+from anycost.weights.save import serialize
 
 WEIGHTS = "weights.safetensors"
 LATENTS = "reference/latents.safetensors"
@@ -76,11 +77,9 @@ def build(checkpoint: Checkpoint, plan: Plan, folder: Path, progress: Progress |
         backends.require(backend)
     try:
         _claim(folder)
-        return _Builder(checkpoint, plan, folder, progress or (lambda *_: None)).run()
+        return _Builder(checkpoint, plan, folder, progress or _silent).run()
     except OSError as error:
         raise BuildError(_explain(error, folder)) from None
-    except CheckpointError as error:
-        raise BuildError(f"{folder}: {error}") from None
 
 
 class _Builder:
@@ -118,7 +117,7 @@ class _Builder:
             network = net.name if net else MAPPING
             self.step(f"{network}: reference")
             path = f"reference/{network}.safetensors"
-            files[path], notes = self._tensors(path, lambda net=net: self._sample(net))
+            files[path], notes = self._tensors(path, functools.partial(self._sample, net))
             references[network] = path
             if net:
                 records.append(self._subnet(net, float(notes["distance"])))
@@ -170,7 +169,7 @@ class _Builder:
                 name: tensor if tensor.dtype in _STORED_TYPES else tensor.float()
                 for name, tensor in self.checkpoint.tensors.items()
             }
-            save(path, tensors, self.checkpoint.metadata | {"key": key})
+            write_whole(path, serialize(tensors, self.checkpoint.metadata | {"key": key}))
         return record_of(path)
 
     def _tensors(
@@ -182,8 +181,8 @@ class _Builder:
         if not _has_key(path, key):
             arrays, notes = make()
             path.parent.mkdir(exist_ok=True)
-            contiguous = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
-            write_whole(path, safetensors.numpy.save(contiguous, notes | {"key": key}))
+            tensors = {name: torch.from_numpy(np.ascontiguousarray(array)) for name, array in arrays.items()}
+            write_whole(path, serialize(tensors, notes | {"key": key}))
         with safe_open(path, framework="numpy") as file:
             notes = dict(file.metadata() or {})
         return record_of(path), notes
@@ -213,11 +212,20 @@ class _Builder:
 
     def _engine_key(self, backend: str, net: Subnet | None) -> str:
         return self._key(
-            part="engine", backend=backend, version=backends.installed(backend), onnx=onnx.__version__, net=net and asdict(net)
+            part="engine",
+            backend=backend,
+            version=backends.installed(backend),
+            onnx=onnx.__version__,
+            net=net and asdict(net),
         )
 
     def _versions(self, backend: str) -> dict[str, str]:
-        found = {"anycost-runtime": __version__, "torch": torch.__version__, "onnx": onnx.__version__, "opset": str(OPSET)}
+        found = {
+            "anycost-runtime": __version__,
+            "torch": torch.__version__,
+            "onnx": onnx.__version__,
+            "opset": str(OPSET),
+        }
         return found | {backend: backends.installed(backend) or ""}
 
     def _finished(self, network: str, backend: str, net: Subnet | None) -> EngineRecord | None:
@@ -228,7 +236,9 @@ class _Builder:
         except (OSError, ValidationError):
             return None
         same = record.key == self._engine_key(backend, net)
-        whole = all((folder / path).is_file() and record_of(folder / path) == file for path, file in record.files.items())
+        whole = all(
+            (folder / path).is_file() and record_of(folder / path) == file for path, file in record.files.items()
+        )
         return record if same and whole else None
 
     def _engine(self, network: str, backend: str, net: Subnet | None, traced: Traced, reference: str) -> EngineRecord:
@@ -239,10 +249,7 @@ class _Builder:
         hidden.mkdir(parents=True)
         weights = Weights(self.folder / WEIGHTS)
         try:
-            constants = {name: weights.bind(binding) for name, binding in traced.bindings.items()}
-            compilers.write(backend, traced, constants, hidden)
-            weights_bytes = sum(constant.nbytes for constant in constants.values())
-            del constants
+            compilers.write(backend, traced, hidden)
             output = self._run(backend, hidden, weights, net)
             with safe_open(self.folder / reference, framework="numpy") as file:
                 expected = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
@@ -259,7 +266,7 @@ class _Builder:
                 key=self._engine_key(backend, net),
                 versions=self._versions(backend),
                 files={path.name: record_of(path) for path in sorted(hidden.iterdir())},
-                weights_bytes=weights_bytes,
+                weights_bytes=sum(4 * math.prod(binding.shape) for binding in traced.bindings.values()),
                 parity=parity,
             )
             write_whole(hidden / _ENGINE_RECORD, record.model_dump_json(indent=1).encode())
@@ -293,6 +300,10 @@ class _Builder:
                 path.unlink()
 
 
+def _silent(what: str, done: int, total: int) -> None:
+    """No progress."""
+
+
 def _engine_folder(network: str, backend: str) -> str:
     return f"engines/{network}/{backend}-fp32"
 
@@ -303,7 +314,9 @@ def _claim(folder: Path) -> None:
         raise BuildError(f"{folder} is a file: give a new folder for the bundle")
     if folder.is_dir() and any(folder.iterdir()):
         known = {MANIFEST_NAME, WEIGHTS, "engines", "reference"}
-        others = sorted(path.name for path in folder.iterdir() if path.name not in known and not path.name.endswith(".part"))
+        others = sorted(
+            path.name for path in folder.iterdir() if path.name not in known and not path.name.endswith(".part")
+        )
         if others:
             raise BuildError(f"{folder} holds {others[0]}, which is no part of a bundle: give a new or empty folder")
     folder.mkdir(parents=True, exist_ok=True)
@@ -331,5 +344,3 @@ def _explain(error: OSError, folder: Path) -> str:
     if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
         return f"{error.filename or folder} is not writable: give another folder or change its permissions"
     return f"{folder} could not be written: {error}"
-
-

@@ -34,11 +34,13 @@ def synthesis_bindings(arch: Architecture, net: Subnet) -> dict[str, Binding]:
 
 
 def noise_bindings(net: Subnet) -> dict[str, Binding]:
-    """The stored noise of a sub-network: ``noise_i`` [1, 1, H, H] for every 3x3 convolution."""
+    """The stored noise of a sub-network times its strengths: ``noise_i`` [1, 1, H, H] for every 3x3 convolution."""
     found = {}
     for layer in net.layers():
         if layer.noise is not None:
-            found[f"noise_{layer.noise}"] = _take(f"noises.noise_{layer.noise}", (1, 1, layer.resolution, layer.resolution))
+            shape = (1, 1, layer.resolution, layer.resolution)
+            strength = f"{layer.name}.noise.weight"
+            found[f"noise_{layer.noise}"] = _take(f"noises.noise_{layer.noise}", shape, scale=sqrt(2), times=strength)
     return found
 
 
@@ -70,9 +72,7 @@ def _layer_bindings(layer: Layer, full: Layer, style_dim: int) -> dict[str, Bind
             f"{name}.conv.modulation.weight", affine, affine[::-1], scale=1 / sqrt(style_dim), swap=(0, 1)
         ),
         f"{name}.affine_bias": _take(f"{name}.conv.modulation.bias", (entering,)),
-        f"{name}.weight": _take(
-            f"{name}.conv.weight", taken, shape, scale=scale, swap=(1, 2) if layer.up else None
-        ),
+        f"{name}.weight": _take(f"{name}.conv.weight", taken, shape, scale=scale, swap=(1, 2) if layer.up else None),
     }
     if layer.rgb:
         found[f"{name}.bias"] = _take(f"{name}.bias", (1, 3, 1, 1))
@@ -81,22 +81,25 @@ def _layer_bindings(layer: Layer, full: Layer, style_dim: int) -> dict[str, Bind
     found[f"{name}.energy"] = _take(
         f"{name}.conv.weight", taken, (entering, leaving), scale=scale**2 / 2, square_sum=True, swap=(1, 2)
     )
-    found[f"{name}.noise"] = _take(f"{name}.noise.weight", (1,), (1, 1, 1, 1), scale=sqrt(2))
+    found[f"{name}.strength"] = _take(f"{name}.noise.weight", (1,), (1, 1, 1, 1), scale=sqrt(2))
     found[f"{name}.bias"] = _take(f"{name}.activate.bias", (leaving,), (1, leaving, 1, 1), scale=sqrt(2))
     return found
 
 
 def bind(bindings: Mapping[str, Binding], tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Apply every binding to its float32 source tensor; differentiable."""
-    return {name: binding.apply(tensors[binding.source]) for name, binding in bindings.items()}
+    return {
+        name: binding.apply(tensors[binding.source], None if binding.times is None else tensors[binding.times])
+        for name, binding in bindings.items()
+    }
 
 
 def static_synthesis(
-    net: Subnet, tensors: Mapping[str, Tensor], w_plus: Tensor, noise: Sequence[Tensor], kernel: Tensor
+    net: Subnet, tensors: Mapping[str, Tensor], w_plus: Tensor, noise: Sequence[Tensor] | None, kernel: Tensor
 ) -> list[Tensor]:
     """w+ [N, n_style, style_dim] and one noise [1 or N, 1, H, H] a 3x3 convolution -> images [N, 3, R, R], 4 px first.
 
-    tensors: the bound ``synthesis_bindings``. kernel: the 4x4 FIR at gain 4.
+    tensors: the bound ``synthesis_bindings``. noise: None takes the bound ``noise_bindings``. kernel: the FIR at gain 4.
     """
     x = tensors["input"]
     images: list[Tensor] = []
@@ -116,8 +119,8 @@ def static_synthesis(
         else:
             y = F.conv2d(scaled, tensors[f"{name}.weight"], padding=1)
         assert layer.noise is not None
-        y = y * demodulation + (noise[layer.noise] * tensors[f"{name}.noise"] + tensors[f"{name}.bias"])
-        x = F.leaky_relu(y, 0.2)
+        grain = tensors[f"noise_{layer.noise}"] if noise is None else noise[layer.noise] * tensors[f"{name}.strength"]
+        x = F.leaky_relu((y * demodulation + grain) + tensors[f"{name}.bias"], 0.2)
     return images
 
 
@@ -156,16 +159,17 @@ class StaticSynthesis(Deployed):
     """
 
     def __init__(self, arch: Architecture, net: Subnet, state: Mapping[str, Tensor], stored_noise: bool = False):
-        super().__init__(synthesis_bindings(arch, net) | (noise_bindings(net) if stored_noise else {}), state)
+        bindings = synthesis_bindings(arch, net)
+        if stored_noise:
+            bindings = {
+                name: value for name, value in bindings.items() if not name.endswith(".strength")
+            } | noise_bindings(net)
+        super().__init__(bindings, state)
         self.net = net
-        self.stored_noise = stored_noise
         self.register_buffer("kernel", fir_kernel(4.0)[None, None])
 
-    def forward(self, w_plus: Tensor, noise: Sequence[Tensor] = ()) -> Tensor:
-        tensors = self.tensors()
-        if self.stored_noise:
-            noise = [tensors[name] for name in noise_bindings(self.net)]
-        return static_synthesis(self.net, tensors, w_plus, noise, self.kernel)[-1]
+    def forward(self, w_plus: Tensor, noise: Sequence[Tensor] | None = None) -> Tensor:
+        return static_synthesis(self.net, self.tensors(), w_plus, noise, self.kernel)[-1]
 
 
 class StaticMapping(Deployed):

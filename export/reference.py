@@ -42,7 +42,9 @@ class Reference:
         z = latents(SEEDS, arch.style_dim)
         with torch.no_grad():
             plain = self.generator.mapping(torch.from_numpy(z[:1]))[:, None].expand(-1, arch.n_style, -1)
-            mixed = self.generator.mapping(torch.from_numpy(latents(_MIXED_SEEDS[: arch.n_style], arch.style_dim)))[None]
+            mixed = self.generator.mapping(torch.from_numpy(latents(_MIXED_SEEDS[: arch.n_style], arch.style_dim)))[
+                None
+            ]
         return {"z": z, "w_plus": torch.cat([plain, mixed]).numpy(), "mean_style": self.mean_style.numpy()}
 
     @torch.no_grad()
@@ -53,7 +55,11 @@ class Reference:
     def noise(self, net: Subnet) -> list[np.ndarray]:
         """Noise of the two samples: stored for both where engines hold it, else stored and random."""
         stored = [layer.numpy() for layer in self.generator.noise("stored", net, 2)]
-        return [np.repeat(layer, 2, axis=0) for layer in stored] if self.stored_noise else reference_noise(stored, net.resolution)
+        return (
+            [np.repeat(layer, 2, axis=0) for layer in stored]
+            if self.stored_noise
+            else reference_noise(stored, net.resolution)
+        )
 
     @torch.no_grad()
     def synthesis(self, net: Subnet) -> np.ndarray:
@@ -90,9 +96,11 @@ class Reference:
     def _image(self, net: Subnet, w_plus: Tensor) -> Tensor:
         """By the static-weight form, which is several times faster; parity is measured elsewhere."""
         if self._bound_for != net:
-            self._bound_for, self._bound = net, bind(synthesis_bindings(self.generator.arch, net) | noise_bindings(net), self._state)
-        noise = [self._bound[name] for name in noise_bindings(net)]
-        return static_synthesis(net, self._bound, w_plus, noise, fir_kernel(4.0)[None, None])[-1]
+            self._bound_for, self._bound = (
+                net,
+                bind(synthesis_bindings(self.generator.arch, net) | noise_bindings(net), self._state),
+            )
+        return static_synthesis(net, self._bound, w_plus, None, fir_kernel(4.0)[None, None])[-1]
 
     @cached_property
     def _state(self) -> dict[str, Tensor]:

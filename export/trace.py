@@ -6,9 +6,10 @@ import contextlib
 import io
 import logging
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
+import numpy as np
 import onnx
 import torch
 from torch import Tensor
@@ -28,6 +29,11 @@ class Traced:
 
     model: onnx.ModelProto
     bindings: dict[str, Binding]
+
+    def values(self) -> dict[str, np.ndarray]:
+        """The bound initializers as the tracer computed them."""
+        found = {initializer.name: initializer for initializer in self.model.graph.initializer}
+        return {name: onnx.numpy_helper.to_array(found[name]) for name in self.bindings}
 
 
 def trace_mapping(arch: Architecture, state: Mapping[str, Tensor]) -> Traced:
@@ -49,7 +55,7 @@ def trace_synthesis(arch: Architecture, net: Subnet, state: Mapping[str, Tensor]
 def _trace(network: Deployed, inputs: Mapping[str, Tensor | list[Tensor]], names: list[str], output: str) -> Traced:
     batch = torch.export.Dim("batch", min=1, max=1024)
     dynamic = {name: [{0: batch} for _ in x] if isinstance(x, list) else {0: batch} for name, x in inputs.items()}
-    with _quiet(), torch.no_grad():
+    with quiet(), torch.no_grad():
         program = torch.onnx.export(
             network.eval(),
             tuple(inputs.values()),
@@ -67,7 +73,9 @@ def _trace(network: Deployed, inputs: Mapping[str, Tensor | list[Tensor]], names
     bindings = {f"constants.{name.replace('.', '__')}": binding for name, binding in network.bindings.items()}
     missing = sorted(set(bindings) - found)
     if missing:
-        raise BuildError(f"the exporter dropped or renamed {missing[0]}: this PyTorch version ({torch.__version__}) is not supported")
+        raise BuildError(
+            f"the exporter dropped or renamed {missing[0]}: this PyTorch version ({torch.__version__}) is not supported"
+        )
     return Traced(model, bindings)
 
 
@@ -85,7 +93,7 @@ def _bare(model: onnx.ModelProto) -> onnx.ModelProto:
 
 
 @contextlib.contextmanager
-def _quiet():
+def quiet() -> Iterator[None]:
     """The exporter prints its steps and warns about packages that are not needed here."""
     levels = {name: logging.getLogger(name).level for name in ("torch.onnx", "onnxscript", "onnx_ir")}
     for name in levels:

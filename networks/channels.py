@@ -178,7 +178,9 @@ def parse_subnets(text: str, arch: Architecture) -> list[Subnet]:
     for part in filter(None, (piece.strip() for piece in text.split(","))):
         match = re.fullmatch(r"(\d+(?:\.\d+)?)@(\d{1,5})", part)
         if not match:
-            raise SubnetError(f"sub-network {part!r} is not of the form RATIO@RESOLUTION, such as 0.5@{arch.resolution}")
+            raise SubnetError(
+                f"sub-network {part!r} is not of the form RATIO@RESOLUTION, such as 0.5@{arch.resolution}"
+            )
         net = arch.subnet(int(match[2]), float(match[1]))
         found[net.name] = net
     if not found:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from math import log2, sqrt
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -70,7 +71,9 @@ class ModulatedConv2d(nn.Module):
     Uses the first ``x.shape[1]`` input and ``leaving`` output channels. The equalizing scale is the full layer's.
     """
 
-    def __init__(self, entering: int, leaving: int, kernel: int, style_dim: int, up: bool = False, demodulate: bool = True):
+    def __init__(
+        self, entering: int, leaving: int, kernel: int, style_dim: int, up: bool = False, demodulate: bool = True
+    ):
         super().__init__()
         self.weight = nn.Parameter(torch.randn(1, leaving, entering, kernel, kernel))
         self.modulation = EqualLinear(style_dim, entering, bias=1.0)
@@ -173,7 +176,9 @@ class Generator(nn.Module):
         self.noises = nn.Module()
         for layer in self.arch.full().layers():
             if layer.noise is not None:
-                self.noises.register_buffer(f"noise_{layer.noise}", torch.randn(1, 1, layer.resolution, layer.resolution))
+                self.noises.register_buffer(
+                    f"noise_{layer.noise}", torch.randn(1, 1, layer.resolution, layer.resolution)
+                )
 
     def subnet(self, resolution: int, channels: float | Sequence[int], name: str | None = None) -> Subnet:
         """The sub-network at a resolution with a uniform ratio or per-layer channel counts (``Architecture.subnet``)."""
@@ -208,7 +213,9 @@ class Generator(nn.Module):
             raise ValueError(f"{len(given)} noise tensors for {len(sides)} layers")
         return given[: len(sides)]
 
-    def synthesis(self, w_plus: Tensor, noise: Noise = "stored", net: Subnet | None = None, all_images: bool = False):
+    def synthesis(
+        self, w_plus: Tensor, noise: Noise = "stored", net: Subnet | None = None, all_images: bool = False
+    ) -> Any:
         """w+ [N, n_style, style_dim] -> image [N, 3, R, R] of a sub-network (the full network by default).
 
         all_images: return the list of images of every resolution from 4 up instead.
@@ -221,7 +228,7 @@ class Generator(nn.Module):
             w = w_plus[:, layer.row]
             if layer.rgb:
                 images.append(self._module(layer)(x, w, images[-1] if images else None))
-            else:
+            elif layer.noise is not None:
                 x = self._module(layer)(x, w, noises[layer.noise], layer.leaving)
         return images if all_images else images[-1]
 

@@ -17,7 +17,8 @@ class Binding(BaseModel):
     """One float32 constant, made from tensor ``source`` in these steps:
 
     1. keep the first ``take[i]`` entries of axis i; 2. with ``square_sum``, replace the last two axes by the sum of
-    squares over them; 3. with ``swap``, exchange those two axes; 4. multiply by ``scale``; 5. reshape to ``shape``.
+    squares over them; 3. with ``swap``, exchange those two axes; 4. multiply by ``scale``, and by the one value of tensor
+    ``times`` where it is given; 5. reshape to ``shape``.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -28,9 +29,10 @@ class Binding(BaseModel):
     scale: float = 1.0
     square_sum: bool = False
     swap: tuple[int, int] | None = None
+    times: str | None = None
 
-    def apply(self, tensor: Any) -> Any:
-        """tensor: the float32 source (NumPy or PyTorch) -> the constant, of ``shape``, in the same library."""
+    def apply(self, tensor: Any, times: Any = None) -> Any:
+        """tensor, times: the float32 sources (NumPy or PyTorch) -> the constant, of ``shape``, in the same library."""
         x = tensor[tuple(slice(0, n) for n in self.take)]
         if self.square_sum:
             x = (x * x).sum(axis=(-2, -1))
@@ -38,4 +40,6 @@ class Binding(BaseModel):
             x = x.swapaxes(*self.swap)
         if self.scale != 1.0:
             x = x * self.scale
+        if times is not None:
+            x = x * times.reshape(())
         return x.reshape(self.shape)

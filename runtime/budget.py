@@ -31,7 +31,9 @@ class Budget:
             if value is not None and value < 1:
                 raise BudgetError(f"budget {side} {value} is not a positive number of pixels")
         if self.min_resolution and self.max_resolution and self.min_resolution > self.max_resolution:
-            raise BudgetError(f"budget min_resolution {self.min_resolution} is above max_resolution {self.max_resolution}")
+            raise BudgetError(
+                f"budget min_resolution {self.min_resolution} is above max_resolution {self.max_resolution}"
+            )
 
     @property
     def needs_profile(self) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from pydantic import ValidationError
@@ -53,14 +54,16 @@ class Weights:
 
     def __init__(self, path: Path):
         try:
-            self._file = safe_open(path, framework="numpy")
+            # The library's own types leave these methods unannotated.
+            self._file: Any = safe_open(path, framework="numpy")
         except (OSError, SafetensorError) as error:
             raise BundleError(f"weights {path} cannot be read: {error}") from None
 
     def bind(self, binding: Binding) -> Array:
         """The constant, contiguous float32. Only the slice that it takes is read."""
         part = self._file.get_slice(binding.source)[tuple(slice(0, n) for n in binding.take)]
-        return np.ascontiguousarray(binding.apply(part.astype(np.float32)), dtype=np.float32)
+        times = None if binding.times is None else self.tensor(binding.times)
+        return np.ascontiguousarray(binding.apply(part.astype(np.float32), times), dtype=np.float32)
 
     def tensor(self, name: str) -> Array:
         """A whole tensor as float32."""
@@ -92,10 +95,14 @@ def open_bundle(folder: str | Path) -> Bundle:
             raise BundleError(f"{folder}: {relative} is missing; build the bundle again, finished parts are kept")
         size = path.stat().st_size
         if size != expected.size:
-            raise BundleError(f"{folder}: {relative} has {size} bytes where the manifest says {expected.size}; {_REBUILD}")
+            raise BundleError(
+                f"{folder}: {relative} has {size} bytes where the manifest says {expected.size}; {_REBUILD}"
+            )
         found = record_of(path).sha256
         if found != expected.sha256:
-            raise BundleError(f"{folder}: {relative} was changed (sha256 {found[:12]}, not {expected.sha256[:12]}); {_REBUILD}")
+            raise BundleError(
+                f"{folder}: {relative} was changed (sha256 {found[:12]}, not {expected.sha256[:12]}); {_REBUILD}"
+            )
     return Bundle(folder, manifest, sha256)
 
 
@@ -111,7 +118,9 @@ def read_manifest(folder: Path) -> tuple[Manifest, str]:
         if not any(folder.iterdir()):
             raise BundleError(f"{folder} is empty: build a bundle with 'anycost build MODEL -o {folder}'")
         if (folder / "engines").is_dir() or (folder / "weights.safetensors").is_file():
-            raise BundleError(f"{folder} is an unfinished build: run the same 'anycost build' again, it goes on from there")
+            raise BundleError(
+                f"{folder} is an unfinished build: run the same 'anycost build' again, it goes on from there"
+            )
         raise BundleError(f"{folder} has no {MANIFEST_NAME}: it is not a bundle")
     try:
         values = json.loads(path.read_bytes())
@@ -129,7 +138,9 @@ def read_manifest(folder: Path) -> tuple[Manifest, str]:
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"]))
-        raise BundleError(f"{path} is damaged at {where or 'top level'}: {_one_line(first['msg'])}; {_REBUILD}") from None
+        raise BundleError(
+            f"{path} is damaged at {where or 'top level'}: {_one_line(first['msg'])}; {_REBUILD}"
+        ) from None
     return manifest, record_of(path).sha256
 
 

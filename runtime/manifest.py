@@ -23,14 +23,15 @@ def _inside(path: str) -> str:
     return path
 
 
-def _plain_name(name: str) -> str:
+def plain_name(name: str) -> str:
+    """A name that is also the name of a folder on every system. Raises ValueError for any other."""
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9@._-]{0,199}", name):
         raise ValueError(f"name {name!r} may hold only letters, digits and @ . _ -")
     return name
 
 
 BundlePath = Annotated[str, AfterValidator(_inside)]
-Name = Annotated[str, AfterValidator(_plain_name)]
+Name = Annotated[str, AfterValidator(plain_name)]
 Positive = Annotated[int, Field(ge=1)]
 Finite = Annotated[float, Field(allow_inf_nan=False)]
 
@@ -109,7 +110,7 @@ class Manifest(Record):
     """Everything a device needs to know of a bundle. ``files`` are those outside the engines' own folders."""
 
     format: Literal["anycost-bundle"] = "anycost-bundle"
-    format_version: Literal[1] = FORMAT_VERSION
+    format_version: Literal[1] = 1
     name: Name
     credit: str = ""
     source: str

@@ -58,6 +58,13 @@ def measure(bundle: Bundle, engine: str, threads: int) -> Measurement:
 def peak_memory_mb() -> float:
     """Peak resident memory of this process in 10^6 bytes."""
     try:
+        # Not getrusage: on Linux its peak begins with that of the process that started this one.
+        for line in Path("/proc/self/status").read_text().splitlines():
+            if line.startswith("VmHWM:"):
+                return int(line.split()[1]) * 1024 / 1e6
+    except OSError:
+        pass
+    try:
         import resource
     except ImportError:  # Windows
         return 0.0
@@ -95,7 +102,15 @@ def profile(bundle: Bundle, threads: int, *, refresh: bool = False, progress: Pr
 
 
 def _in_own_process(folder: Path, engine: str, threads: int) -> Measurement:
-    command = [sys.executable, "-m", "anycost.runtime.measure", str(folder.resolve()), engine, "--threads", str(threads)]
+    command = [
+        sys.executable,
+        "-m",
+        "anycost.runtime.measure",
+        str(folder.resolve()),
+        engine,
+        "--threads",
+        str(threads),
+    ]
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=_PROCESS_LIMIT_S, check=False)
     except subprocess.TimeoutExpired:

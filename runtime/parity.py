@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 
 import numpy as np
@@ -61,7 +62,7 @@ def psnr(found: Array, expected: Array, peak: float) -> float:
     error = float(np.mean((found.astype(np.float64) - expected) ** 2))
     if error == 0:
         return _HIGHEST_PSNR_DB
-    return min(_HIGHEST_PSNR_DB, 10 * np.log10(peak**2 / error))
+    return min(_HIGHEST_PSNR_DB, 10 * math.log10(peak**2 / error))
 
 
 def ssim(found: Array, expected: Array, peak: float) -> float:
@@ -87,7 +88,12 @@ def ssim(found: Array, expected: Array, peak: float) -> float:
 def _box(x: Array, size: int) -> Array:
     """Means over size x size windows that lie wholly inside, by summed areas."""
     total = np.pad(x, [(0, 0), (0, 0), (1, 0), (1, 0)]).cumsum(axis=2).cumsum(axis=3)
-    inside = total[:, :, size:, size:] - total[:, :, :-size, size:] - total[:, :, size:, :-size] + total[:, :, :-size, :-size]
+    inside = (
+        total[:, :, size:, size:]
+        - total[:, :, :-size, size:]
+        - total[:, :, size:, :-size]
+        + total[:, :, :-size, :-size]
+    )
     mean: Array = inside / size**2
     return mean
 

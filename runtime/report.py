@@ -21,7 +21,7 @@ def cells(row: Row) -> tuple[str, ...]:
     return (
         "*" if row.chosen else "",
         row.engine.name,
-        f"{row.subnet.macs / 1e9:.3g} G",
+        _macs(row.subnet.macs),
         f"{megabytes:.1f} MB",
         f"{row.subnet.distance:.4f}",
         f"{measured.p50_ms:.2f} ms" if measured else "-",
@@ -30,6 +30,10 @@ def cells(row: Row) -> tuple[str, ...]:
         f"{row.engine.parity.psnr_db:.0f} dB",
         row.misfit or ("chosen" if row.chosen else ""),
     )
+
+
+def _macs(count: int) -> str:
+    return f"{count / 1e9:.1f} G" if count >= 1e9 else f"{count / 1e6:.1f} M"
 
 
 def values(row: Row) -> dict[str, Any]:

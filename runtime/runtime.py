@@ -25,7 +25,8 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 Array = np.ndarray
-Noise = Literal["stored", "random", "none"] | Sequence[Array]
+# "stored", "random" or "none", or one array a 3x3 convolution.
+Noise = str | Sequence[Array]
 MOST_BATCH = 256
 _KEPT_SESSIONS = 4
 _log = logging.getLogger("anycost")
@@ -207,7 +208,9 @@ class Runtime:
     def _codes(
         self, seeds: Sequence[int] | int | None, z: Array | None, w: Array | None, w_plus: Array | None
     ) -> tuple[Literal["z", "w"], Array]:
-        given = [name for name, value in (("seeds", seeds), ("z", z), ("w", w), ("w_plus", w_plus)) if value is not None]
+        given = [
+            name for name, value in (("seeds", seeds), ("z", z), ("w", w), ("w_plus", w_plus)) if value is not None
+        ]
         if len(given) != 1:
             raise InputError(f"give exactly one of seeds, z, w and w_plus, not {' and '.join(given) or 'none'}")
         if seeds is not None:
@@ -229,7 +232,9 @@ class Runtime:
         style_dim = self.bundle.manifest.architecture.style_dim
         codes = np.asarray(array)
         if codes.ndim not in ranks or codes.shape[-1] != style_dim or codes.dtype.kind not in "fiu":
-            raise InputError(f"{name} of shape {list(codes.shape)} and type {codes.dtype} is not float [N, ..., {style_dim}]")
+            raise InputError(
+                f"{name} of shape {list(codes.shape)} and type {codes.dtype} is not float [N, ..., {style_dim}]"
+            )
         if not 1 <= len(codes) <= latent.MOST_SEEDS:
             raise InputError(f"{name} has {len(codes)} rows: give 1 to {latent.MOST_SEEDS}")
         if not np.isfinite(codes).all():
@@ -259,13 +264,11 @@ class Runtime:
 
 
 def _as_pil(images: Array) -> Iterator[Image]:
-    from PIL import Image as pil
+    from PIL import Image
 
-    return (pil.fromarray(image) for image in images)
+    return (Image.fromarray(image) for image in images)
 
 
-def open(folder: str | Path, *, threads: int | None = None) -> Runtime:  # noqa: A001 - as in gzip.open
+def open(folder: str | Path, *, threads: int | None = None) -> Runtime:
     """Open a bundle: read its manifest and check every file's sha256. Raises BundleError."""
     return Runtime(open_bundle(folder), threads=threads)
-
-

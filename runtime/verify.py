@@ -63,7 +63,9 @@ def verify(runtime: Runtime, progress: Callable[[str, int, int], None] | None = 
         try:
             backends.require(engine.backend)
             if engine.network == MAPPING:
-                loaded = backends.load(engine.backend, bundle.path(engine.folder), bundle.weights().bind, runtime.threads)
+                loaded = backends.load(
+                    engine.backend, bundle.path(engine.folder), bundle.weights().bind, runtime.threads
+                )
                 output = loaded.run({"z": stored["z"]})
             else:
                 session = runtime.session(engine.network, engine.backend)

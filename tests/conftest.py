@@ -30,7 +30,12 @@ def tiny_bundle(tmp_path_factory, tiny_checkpoint):
     from anycost.export.build import Plan, build
 
     arch = tiny_checkpoint.arch
-    nets = [arch.subnet(16, 0.25), arch.subnet(32, 0.5), arch.full(), arch.subnet(32, [48, 40, 32, 64, 24, 48, 40, 33], "odd")]
+    nets = [
+        arch.subnet(16, 0.25),
+        arch.subnet(32, 0.5),
+        arch.full(),
+        arch.subnet(32, [48, 40, 32, 64, 24, 48, 20, 17], "odd"),
+    ]
     folder = tmp_path_factory.mktemp("tiny") / "bundle"
     build(tiny_checkpoint, Plan("tiny", nets, ["onnxruntime", "openvino"]), folder)
     return folder

@@ -60,7 +60,9 @@ def resolve(text: str, progress: Progress | None = None) -> Path:
     if text in EMBEDDED:
         with as_file(files("anycost.weights.embedded") / f"{text}.safetensors") as found:
             if not found.is_file():
-                raise CheckpointError(f"the embedded model {text} is not in this installation: install anycost-runtime again")
+                raise CheckpointError(
+                    f"the embedded model {text} is not in this installation: install anycost-runtime again"
+                )
             return found
     if text in MODELS:
         return fetch(MODELS[text], progress=progress)

@@ -63,7 +63,9 @@ def read(path: str | Path) -> Checkpoint:
     arch = infer(tensors, metadata, path.name)
     check(tensors, arch, path.name)
     if mean is not None and (mean.numel() != arch.style_dim or not torch.isfinite(mean.float()).all()):
-        raise CheckpointError(f"{path.name}: {MEAN_STYLE} has shape {list(mean.shape)}, not [1, {arch.style_dim}], or a NaN")
+        raise CheckpointError(
+            f"{path.name}: {MEAN_STYLE} has shape {list(mean.shape)}, not [1, {arch.style_dim}], or a NaN"
+        )
     return Checkpoint(tensors, arch, path.name, sha256, None if mean is None else mean.float().reshape(1, -1), metadata)
 
 
@@ -76,7 +78,9 @@ def infer(tensors: Mapping[str, Tensor], metadata: Mapping[str, str], source: st
 
     def shape(name: str, rank: int) -> tuple[int, ...]:
         if name not in tensors:
-            raise CheckpointError(f"{source}: tensor {name} is missing: this is not a StyleGAN2 generator with Anycost's names")
+            raise CheckpointError(
+                f"{source}: tensor {name} is missing: this is not a StyleGAN2 generator with Anycost's names"
+            )
         found = tuple(tensors[name].shape)
         if len(found) != rank:
             raise CheckpointError(f"{source}: tensor {name} has shape {list(found)}: {rank} axes were expected")
@@ -91,7 +95,9 @@ def infer(tensors: Mapping[str, Tensor], metadata: Mapping[str, str], source: st
         block = len(widths) - 1
         side = 8 << block
         if side not in BASE_CHANNELS:
-            raise CheckpointError(f"{source}: tensor convs.{2 * block}.conv.weight would be of {side} px: 1024 is the most")
+            raise CheckpointError(
+                f"{source}: tensor convs.{2 * block}.conv.weight would be of {side} px: 1024 is the most"
+            )
         widths[side] = shape(f"convs.{2 * block}.conv.weight", 5)[1]
     resolution = 4 << (len(widths) - 1)
     caps = [max(widths.values()), 512]
@@ -106,7 +112,9 @@ def infer(tensors: Mapping[str, Tensor], metadata: Mapping[str, str], source: st
             if all(arch.width(side) == width for side, width in widths.items()):
                 return arch
     listed = ", ".join(f"{side} px: {width}" for side, width in widths.items())
-    raise CheckpointError(f"{source}: channels ({listed}) are those of no multiplier and cap: the file is incomplete or of another network")
+    raise CheckpointError(
+        f"{source}: channels ({listed}) are those of no multiplier and cap: the file is incomplete or of another network"
+    )
 
 
 def _multipliers(widths: Mapping[int, int], metadata: Mapping[str, str]) -> list[float]:
@@ -140,14 +148,22 @@ def check(tensors: Mapping[str, Tensor], arch: Architecture, source: str) -> Non
                 continue
             raise CheckpointError(f"{source}: tensor {name} of shape {list(shape)} is missing")
         if tuple(tensors[name].shape) != shape:
-            raise CheckpointError(f"{source}: tensor {name} has shape {list(tensors[name].shape)}: {list(shape)} was expected")
+            raise CheckpointError(
+                f"{source}: tensor {name} has shape {list(tensors[name].shape)}: {list(shape)} was expected"
+            )
     for name, tensor in tensors.items():
         if name not in shapes:
-            raise CheckpointError(f"{source}: tensor {name} of shape {list(tensor.shape)} is unexpected in a generator of {arch.resolution} px")
+            raise CheckpointError(
+                f"{source}: tensor {name} of shape {list(tensor.shape)} is unexpected in a generator of {arch.resolution} px"
+            )
         if not tensor.is_floating_point():
             raise CheckpointError(f"{source}: tensor {name} holds {tensor.dtype}: floating point was expected")
         wrong = int((~torch.isfinite(tensor)).sum())
         if wrong:
-            raise CheckpointError(f"{source}: tensor {name} holds {wrong} NaN or infinite values: the training run or the file is broken")
+            raise CheckpointError(
+                f"{source}: tensor {name} holds {wrong} NaN or infinite values: the training run or the file is broken"
+            )
         if name.endswith(_OPTIONAL) and not torch.allclose(tensor.float(), fir_kernel(4.0), atol=1e-3):
-            raise CheckpointError(f"{source}: tensor {name} is not the FIR filter [1, 3, 3, 1] at gain 4: other filters are not supported")
+            raise CheckpointError(
+                f"{source}: tensor {name} is not the FIR filter [1, 3, 3, 1] at gain 4: other filters are not supported"
+            )

@@ -22,7 +22,7 @@ _TIMEOUT_S = 30
 _TRIES = 4
 
 
-class _Broken(Exception):
+class _BrokenError(Exception):
     """A fault worth another try."""
 
 
@@ -52,21 +52,25 @@ def fetch(
                 try:
                     _receive(url, part, size, progress)
                     break
-                except _Broken as error:
+                except _BrokenError as error:
                     if attempt == _TRIES - 1:
-                        raise DownloadError(f"{url} could not be fetched ({error}): check the connection and try again, {way_out}") from None
+                        raise DownloadError(
+                            f"{url} could not be fetched ({error}): check the connection and try again, {way_out}"
+                        ) from None
                     time.sleep(pause_s * 2**attempt)
             found = _check(url, part, size, sha256)
             os.replace(part, target)
             return found
     except OSError as error:
         if error.errno == errno.ENOSPC:
-            raise DownloadError(f"the disk of {target.parent} is full: free space and try again; what was fetched is kept") from None
+            raise DownloadError(
+                f"the disk of {target.parent} is full: free space and try again; what was fetched is kept"
+            ) from None
         raise DownloadError(f"{target.parent} could not be written: {error}") from None
 
 
 def _receive(url: str, part: Path, size: int | None, progress: Progress | None) -> None:
-    """Append what is missing to the part. Raises _Broken for faults that may pass."""
+    """Append what is missing to the part. Raises _BrokenError for faults that may pass."""
     have = part.stat().st_size if part.exists() else 0
     if size is not None and have == size:
         return
@@ -86,12 +90,14 @@ def _receive(url: str, part: Path, size: int | None, progress: Progress | None) 
     except urllib.error.HTTPError as error:
         if error.code == 416:
             part.unlink(missing_ok=True)
-            raise _Broken("the part kept from before does not fit the file") from None
+            raise _BrokenError("the part kept from before does not fit the file") from None
         if error.code in (408, 425, 429) or error.code >= 500:
-            raise _Broken(f"the server answered {error.code}") from None
-        raise DownloadError(f"{url} cannot be fetched: the server answered {error.code} {error.reason}; the address may have moved") from None
+            raise _BrokenError(f"the server answered {error.code}") from None
+        raise DownloadError(
+            f"{url} cannot be fetched: the server answered {error.code} {error.reason}; the address may have moved"
+        ) from None
     except (urllib.error.URLError, TimeoutError, ConnectionError, HTTPException) as error:
-        raise _Broken(str(getattr(error, "reason", error)) or type(error).__name__) from None
+        raise _BrokenError(str(getattr(error, "reason", error)) or type(error).__name__) from None
     tag_file.unlink(missing_ok=True)
 
 
@@ -110,14 +116,16 @@ def _append(response: HTTPResponse, part: Path, tag_file: Path, progress: Progre
             if progress:
                 progress(done, total)
     if total is not None and done < total:
-        raise _Broken(f"the connection broke after {done} of {total} bytes")
+        raise _BrokenError(f"the connection broke after {done} of {total} bytes")
 
 
 def _check(url: str, part: Path, size: int | None, sha256: str | None) -> str:
     found_size = part.stat().st_size
     if size is not None and found_size != size:
         part.unlink()
-        raise DownloadError(f"{url} gave {found_size} bytes where {size} were expected: try again, or the file has changed")
+        raise DownloadError(
+            f"{url} gave {found_size} bytes where {size} were expected: try again, or the file has changed"
+        )
     with part.open("rb") as file:
         found = hashlib.file_digest(file, "sha256").hexdigest()
     if sha256 is not None and found != sha256:

@@ -39,13 +39,17 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
 def _safetensors(path: Path, size: int, head: bytes) -> tuple[dict[str, Tensor], dict[str, str]]:
     (length,) = struct.unpack("<Q", head[:8])
     if length > min(size - 8, _LARGEST_HEADER):
-        raise CheckpointError(f"{path} says its header is {length} bytes, and the file has {size}: it is truncated or damaged")
+        raise CheckpointError(
+            f"{path} says its header is {length} bytes, and the file has {size}: it is truncated or damaged"
+        )
     try:
         with safe_open(path, framework="pt") as file:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
             return tensors, dict(file.metadata() or {})
     except (SafetensorError, ValueError, OSError, RuntimeError) as error:
-        raise CheckpointError(f"{path} is not whole safetensors: {one_line(error)}; copy or download it again") from None
+        raise CheckpointError(
+            f"{path} is not whole safetensors: {one_line(error)}; copy or download it again"
+        ) from None
 
 
 def _check_zip(path: Path, size: int) -> None:
@@ -53,10 +57,14 @@ def _check_zip(path: Path, size: int) -> None:
         with zipfile.ZipFile(path) as archive:
             entries = archive.infolist()
     except (zipfile.BadZipFile, OSError, ValueError, struct.error, NotImplementedError) as error:
-        raise CheckpointError(f"{path} is a truncated or damaged archive: {one_line(error)}; copy or download it again") from None
+        raise CheckpointError(
+            f"{path} is a truncated or damaged archive: {one_line(error)}; copy or download it again"
+        ) from None
     unpacked = sum(entry.file_size for entry in entries)
     if unpacked > size * _LARGEST_RATIO:
-        raise CheckpointError(f"{path} unpacks {size} bytes to {unpacked}: PyTorch's checkpoints are not compressed, so it is not read")
+        raise CheckpointError(
+            f"{path} unpacks {size} bytes to {unpacked}: PyTorch's checkpoints are not compressed, so it is not read"
+        )
 
 
 def _torch(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
@@ -70,17 +78,23 @@ def _torch(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
             raise CheckpointError(
                 f"{path} asks for {asked[1]}, and only tensors are read: save its state dict as safetensors where you trust it"
             ) from None
-        raise CheckpointError(f"{path} is not a checkpoint of tensors: {_first_line(error)}") from None
+        raise CheckpointError(f"{path} is a pickle of something other than tensors: it is not read") from None
     except Exception as error:
         # A damaged pickle may raise nearly anything; all of it means the same to a user.
-        raise CheckpointError(f"{path} is truncated or damaged: {_first_line(error)}; copy or download it again") from None
+        raise CheckpointError(
+            f"{path} is truncated or damaged: {_first_line(error)}; copy or download it again"
+        ) from None
     if isinstance(content, dict) and isinstance(content.get("g_ema"), dict):
         content = content["g_ema"]
     if not isinstance(content, dict) or not content:
-        raise CheckpointError(f"{path} holds a {type(content).__name__}: a state dict, or one under 'g_ema', was expected")
+        raise CheckpointError(
+            f"{path} holds a {type(content).__name__}: a state dict, or one under 'g_ema', was expected"
+        )
     for name, value in content.items():
         if not isinstance(name, str) or not isinstance(value, Tensor):
-            raise CheckpointError(f"{path}: entry {name!r} is a {type(value).__name__}: only tensors belong in a state dict")
+            raise CheckpointError(
+                f"{path}: entry {name!r} is a {type(value).__name__}: only tensors belong in a state dict"
+            )
         if value.layout != torch.strided or value.is_quantized:
             raise CheckpointError(f"{path}: tensor {name} is sparse or quantized: only plain tensors are read")
         if value.numel() * value.element_size() > path.stat().st_size * 2:
@@ -96,4 +110,3 @@ def one_line(error: object) -> str:
 def _first_line(error: object) -> str:
     lines = str(error).strip().splitlines()
     return one_line(lines[0]) if lines else type(error).__name__
-

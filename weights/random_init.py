@@ -14,7 +14,7 @@ from anycost.weights.checkpoint import Checkpoint
 SHAPES = {
     "config-f": Architecture(1024, 2.0, 512, 512),
     "config-f-512": Architecture(512, 2.0, 512, 512),
-    "tiny": Architecture(32, 0.125, 64, 64, 4),
+    "tiny": Architecture(32, 0.0625, 64, 64, 4),
 }
 
 

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 
-import numpy as np
 import onnx
 
 from anycost.export.trace import Traced
@@ -16,12 +14,12 @@ from anycost.runtime.backends.onnxruntime import MODEL_NAME
 _LOCATION = "given-at-load"
 
 
-def write(traced: Traced, constants: Mapping[str, np.ndarray], folder: Path) -> None:
+def write(traced: Traced, folder: Path) -> None:
     model = onnx.ModelProto()
     model.CopyFrom(traced.model)
     for initializer in model.graph.initializer:
         if initializer.name in traced.bindings:
-            size = constants[initializer.name].nbytes
+            size = len(initializer.raw_data)
             initializer.ClearField("raw_data")
             initializer.ClearField("float_data")
             initializer.data_location = onnx.TensorProto.EXTERNAL

@@ -8,11 +8,9 @@ from __future__ import annotations
 
 import re
 import tempfile
-from collections.abc import Mapping
 from pathlib import Path
 from xml.etree import ElementTree
 
-import numpy as np
 import openvino as ov
 
 from anycost.errors import BuildError
@@ -21,26 +19,24 @@ from anycost.runtime.backends import BINDINGS_NAME, BlobBinding, BlobBindings, B
 from anycost.runtime.backends.openvino import CONSTANTS_NAME, MODEL_NAME
 
 # A weight that is stored as a constant would be a second copy: more than this means that the match has broken.
-_MOST_CONSTANTS = 4 << 20
+_MOST_CONSTANTS = 1 << 20
 
 
-def write(traced: Traced, constants: Mapping[str, np.ndarray], folder: Path) -> None:
+def write(traced: Traced, folder: Path) -> None:
     with tempfile.TemporaryDirectory(dir=folder) as scratch:
         source, graph, blob_path = (Path(scratch) / name for name in ("model.onnx", "model.xml", "model.bin"))
         source.write_bytes(traced.model.SerializeToString())
         ov.serialize(ov.Core().read_model(source), graph, blob_path)
         blob = blob_path.read_bytes()
         text = _plain_names(graph.read_text())
-    bindings, stored = _describe(text, blob, traced, constants)
+    bindings, stored = _describe(text, blob, traced)
     (folder / MODEL_NAME).write_text(text)
     (folder / CONSTANTS_NAME).write_bytes(stored)
     (folder / BINDINGS_NAME).write_text(bindings.model_dump_json(indent=1))
 
 
-def _describe(
-    text: str, blob: bytes, traced: Traced, constants: Mapping[str, np.ndarray]
-) -> tuple[BlobBindings, bytes]:
-    known = {constants[name].tobytes(): binding for name, binding in traced.bindings.items()}
+def _describe(text: str, blob: bytes, traced: Traced) -> tuple[BlobBindings, bytes]:
+    known = {value.tobytes(): traced.bindings[name] for name, value in traced.values().items()}
     weights: dict[int, BlobBinding] = {}
     others: dict[int, BlobConstant] = {}
     stored = bytearray()
@@ -56,7 +52,9 @@ def _describe(
             stored += value
         others[offset] = BlobConstant(offset=offset, start=starts[value], size=size)
     if len(stored) > _MOST_CONSTANTS:
-        raise BuildError(f"OpenVINO {ov.__version__} changed the weights on reading: {len(stored)} bytes match no weight")
+        raise BuildError(
+            f"OpenVINO {ov.__version__} changed the weights on reading: {len(stored)} bytes match no weight"
+        )
     bindings = BlobBindings(
         size=len(blob),
         weights=tuple(weights[offset] for offset in sorted(weights)),

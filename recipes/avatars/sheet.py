@@ -43,6 +43,9 @@ def write(path: Path, generator: Generator, z: Tensor, side: int = 96) -> None:
         for ratio in RATIOS:
             image = cells[f"{ratio:g}@{resolution}"].clamp(-1, 1).add(1).mul(127.5).round().byte()
             image = image.repeat_interleave(side // resolution + 1, 2).repeat_interleave(side // resolution + 1, 3)
-            tiles = [Image.fromarray(t.permute(1, 2, 0).numpy()).resize((side, side), Image.Resampling.BOX) for t in image.cpu()]
+            tiles = [
+                Image.fromarray(t.permute(1, 2, 0).numpy()).resize((side, side), Image.Resampling.BOX)
+                for t in image.cpu()
+            ]
             rows.append(np.concatenate([np.asarray(t) for t in tiles], axis=1))
     Image.fromarray(np.concatenate(rows)).save(path, optimize=True)

@@ -83,7 +83,7 @@ class Run:
 
     @torch.no_grad()
     def folded(self) -> Generator:
-        """The averaged generator with centre and spread folded into its affines: A (w - c) / s + b = (A / s) w + (b - A c / s)."""
+        """The averaged generator on w itself: A (w - c) / s + b = (A / s) w + (b - A c / s)."""
         found = copy.deepcopy(self.ema)
         for module in found.modules():
             if isinstance(module, ModulatedConv2d):

@@ -53,7 +53,12 @@ def pretrain_mapping(run: Run, blocks: Blocks, device: torch.device, log) -> Non
         loss.backward()
         run.mapping_optimizer.step()
         if step % 250 == 0 or step == MAPPING_STEPS - 1:
-            log(stage=1, step=step, loss=round(loss.item(), 4), accuracy=round(attribute_accuracy(scores, labels, blocks), 4))
+            log(
+                stage=1,
+                step=step,
+                loss=round(loss.item(), 4),
+                accuracy=round(attribute_accuracy(scores, labels, blocks), 4),
+            )
     run.ema.load_state_dict(run.generator.state_dict())
     run.measure_styles()
 
@@ -103,7 +108,9 @@ def learning_rate(step: int, steps: int) -> float:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, nargs="+", required=True, help="folders written by render.mjs")
-    parser.add_argument("--out", type=Path, required=True, help="checkpoint, log and sheets; resumed when it has a checkpoint")
+    parser.add_argument(
+        "--out", type=Path, required=True, help="checkpoint, log and sheets; resumed when it has a checkpoint"
+    )
     parser.add_argument("--steps", type=int, default=20_000, help="steps of stage 2 (the learning rate ends with them)")
     parser.add_argument("--batch", type=int, default=16)
     parser.add_argument("--minutes", type=float, default=math.inf, help="stop, with a checkpoint, after this long")
@@ -150,7 +157,12 @@ def main() -> None:
             sums[name] = sums.get(name, 0.0) + value / 100
         if run.step % 100 == 0:
             now = time.monotonic()
-            log(stage=2, step=run.step, images_per_s=round(100 * args.batch / (now - last), 1), **{k: round(v, 4) for k, v in sums.items()})
+            log(
+                stage=2,
+                step=run.step,
+                images_per_s=round(100 * args.batch / (now - last), 1),
+                **{k: round(v, 4) for k, v in sums.items()},
+            )
             sums, last = {}, now
         if run.step % 500 == 0 or run.step == args.steps:
             log(stage=2, step=run.step, psnr_db=sheet.figures(run.folded(), held_z.to(device), held.to(device)))

@@ -98,13 +98,19 @@ def load(backend: str, folder: Path, bind: Bind, threads: int) -> Engine:
     Raises BackendError when the package is missing or refuses the engine.
     """
     require(backend)
-    module = import_module(f"anycost.runtime.backends.{backend}")
     try:
+        module = import_module(f"anycost.runtime.backends.{backend}")
         engine: Engine = module.load(folder, bind, threads)
     except BackendError:
         raise
+    except ImportError as error:
+        raise BackendError(
+            f"backend {backend} is installed and cannot be imported: {error}; install it again"
+        ) from None
     except Exception as error:
         # Compilers raise their own types, some of them bare RuntimeErrors; a user needs one line.
         first = " ".join(str(error).split())[:300]
-        raise BackendError(f"{backend} could not load {folder}: {first}; rebuild the bundle for this version") from error
+        raise BackendError(
+            f"{backend} could not load {folder}: {first}; rebuild the bundle for this version"
+        ) from error
     return engine

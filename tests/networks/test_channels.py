@@ -1,4 +1,5 @@
 import pytest
+
 from anycost.networks.channels import Architecture, SubnetError, macs, parameters, parse_subnets
 from anycost.networks.stylegan2 import Generator
 

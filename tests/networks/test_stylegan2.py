@@ -4,8 +4,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from anycost.networks.stylegan2 import Generator, fir, fir_kernel, mix, truncate
 from deterministic import fill, golden_input
+
+from anycost.networks.stylegan2 import Generator, fir, fir_kernel, mix, truncate
 
 GOLDENS = Path(__file__).parents[1] / "goldens"
 CASES = json.loads((GOLDENS / "cases.json").read_text())
@@ -92,7 +93,7 @@ def test_forward_truncates_before_it_mixes(generator):
 
 def test_mix_refuses_other_row_counts():
     for rows, at in ((3, None), (2, 11), (2, -1)):
-        with pytest.raises(ValueError, match="rows|inject_index"):
+        with pytest.raises(ValueError, match=r"rows|inject_index"):
             mix(torch.zeros(1, rows, 4), 10, at)
 
 

@@ -1,0 +1,200 @@
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+import torch
+
+from anycost import open as open_bundle
+from anycost.errors import BuildError, ParityError
+from anycost.export import compilers
+from anycost.export.build import Plan, build
+from anycost.export.trace import trace_synthesis
+
+BACKENDS = ["onnxruntime", "openvino"]
+
+
+def snapshot(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+
+
+def plan(checkpoint, **more) -> Plan:
+    return Plan("tiny", [checkpoint.arch.subnet(16, 0.25)], BACKENDS, **more)
+
+
+def test_trace_is_a_checked_onnx_model_with_a_dynamic_batch(tiny_checkpoint):
+    net = tiny_checkpoint.arch.full()
+    traced = trace_synthesis(tiny_checkpoint.arch, net, tiny_checkpoint.generator().state_dict(), stored_noise=False)
+    onnx.checker.check_model(traced.model, full_check=True)
+    assert traced.model.opset_import[0].version >= 18
+    shapes = {
+        x.name: [d.dim_param or d.dim_value for d in x.type.tensor_type.shape.dim] for x in traced.model.graph.input
+    }
+    assert shapes["w_plus"] == ["batch", 8, 64] and shapes["noise_6"] == ["batch", 1, 32, 32] and len(shapes) == 8
+    (output,) = traced.model.graph.output
+    assert [d.dim_param or d.dim_value for d in output.type.tensor_type.shape.dim] == ["batch", 3, 32, 32]
+    # Nothing of the machine that traced it.
+    assert str(Path(__file__).parents[2]).encode() not in traced.model.SerializeToString()
+
+
+def test_engines_agree_with_the_reference_at_any_batch(tiny_bundle, tiny_checkpoint):
+    generator = tiny_checkpoint.generator()
+    z = np.random.RandomState(5).standard_normal((3, 64)).astype(np.float32)
+    runtime = open_bundle(tiny_bundle)
+    for net in runtime.subnets:
+        for backend in BACKENDS:
+            session = runtime.session(net.name, backend)
+            with torch.no_grad():
+                w_plus = generator.mapping(torch.from_numpy(z))[:, None].expand(-1, 8, -1)
+                expected = generator.synthesis(
+                    w_plus, net=generator.arch.subnet(net.resolution, list(net.channels))
+                ).numpy()
+            for batch in (1, 3):
+                found = session.image(z[:batch])
+                # 1e-4 of the range is 80 dB at worst; float32 gives about 1e-6.
+                assert np.abs(found - expected[:batch]).max() <= 1e-5 * np.ptp(expected)
+
+
+def test_the_bundle_holds_the_weights_once(tiny_bundle):
+    weights = (tiny_bundle / "weights.safetensors").stat().st_size
+    engines = sum(path.stat().st_size for path in tiny_bundle.glob("engines/*/*/*") if path.suffix in (".onnx", ".bin"))
+    assert weights > 4 * sum(np.prod(t) for t in [(64, 64, 3, 3)] * 4)
+    # Graphs and FIR filters of 10 engines; the weights of one full sub-network alone would be 0.9 MB.
+    assert engines < 0.9e6
+
+
+def test_a_second_build_rebuilds_nothing_and_changes_nothing(tmp_path, tiny_checkpoint, monkeypatch):
+    build(tiny_checkpoint, plan(tiny_checkpoint), tmp_path / "b")
+    before = snapshot(tmp_path / "b")
+    monkeypatch.setattr(compilers, "write", lambda *_: pytest.fail("an engine was built again"))
+    build(tiny_checkpoint, plan(tiny_checkpoint), tmp_path / "b")
+    assert snapshot(tmp_path / "b") == before
+
+
+def test_another_plan_in_the_same_folder_leaves_nothing_of_the_first(tmp_path, tiny_checkpoint):
+    build(tiny_checkpoint, plan(tiny_checkpoint), tmp_path / "b")
+    other = Plan("tiny", [tiny_checkpoint.arch.subnet(8, 1.0)], ["onnxruntime"])
+    build(tiny_checkpoint, other, tmp_path / "b")
+    names = snapshot(tmp_path / "b")
+    assert not [name for name in names if "0.25@16" in name or "openvino" in name]
+    assert open_bundle(tmp_path / "b").generate(0).shape == (1, 8, 8, 3)
+
+
+KILLED = """
+import sys
+from pathlib import Path
+from anycost.export.build import Plan, build
+from anycost.weights.random_init import random_checkpoint
+checkpoint = random_checkpoint("tiny")
+nets = [checkpoint.arch.subnet(16, 0.25)]
+build(checkpoint, Plan("tiny", nets, ["onnxruntime", "openvino"]), Path(sys.argv[1]), lambda *at: print(at[1], flush=True))
+"""
+
+
+def test_a_killed_build_goes_on_and_gives_the_same(tmp_path, tiny_checkpoint):
+    """kill -9 at each step and a little later, several times, then once to the end: the same bytes as undisturbed."""
+    build(tiny_checkpoint, plan(tiny_checkpoint), tmp_path / "whole")
+    folder = tmp_path / "killed"
+    for step, delay in ((1, 0.0), (3, 0.0), (4, 0.05), (6, 0.0), (7, 0.03)):
+        process = subprocess.Popen([sys.executable, "-c", KILLED, str(folder)], stdout=subprocess.PIPE, text=True)
+        for line in process.stdout:
+            if int(line) >= step:
+                time.sleep(delay)
+                process.send_signal(signal.SIGKILL)
+                break
+        process.wait()
+        assert not (folder / "manifest.json").exists()
+    build(tiny_checkpoint, plan(tiny_checkpoint), folder)
+    assert snapshot(folder) == snapshot(tmp_path / "whole")
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_a_wrong_engine_is_not_kept(tmp_path, tiny_checkpoint, monkeypatch, backend):
+    """The engine's files are made from another noise strength: a small fault, of the kind that one overlooks."""
+    original = compilers.write
+
+    def wrong(name, traced, folder):
+        original(name, traced, folder)
+        if name == backend and "constants.conv1__strength" in traced.bindings:
+            path = folder / "bindings.json"
+            found = json.loads(path.read_text())
+            items = (
+                list(found["initializers"].values())
+                if backend == "onnxruntime"
+                else [w["binding"] for w in found["weights"]]
+            )
+            for binding in items:
+                if binding["source"] == "conv1.noise.weight":
+                    binding["scale"] *= 1.1
+            path.write_text(json.dumps(found))
+
+    monkeypatch.setattr(compilers, "write", wrong)
+    with pytest.raises(
+        ParityError, match=rf"0.25@16/{backend} failed its parity check: PSNR \d+\.\d dB is below 80 dB"
+    ):
+        build(tiny_checkpoint, plan(tiny_checkpoint), tmp_path / "b")
+    assert not (tmp_path / "b/manifest.json").exists()
+    left = [path.parent.name for path in (tmp_path / "b/engines/0.25@16").rglob("engine.json")]
+    assert left == [f"{other}-fp32" for other in BACKENDS if other != backend]
+    monkeypatch.setattr(compilers, "write", original)
+    build(tiny_checkpoint, plan(tiny_checkpoint), tmp_path / "b")
+
+
+def test_stored_noise_is_inside_the_engine(tmp_path, tiny_checkpoint, tiny_bundle):
+    folder = tmp_path / "b"
+    build(tiny_checkpoint, plan(tiny_checkpoint, stored_noise=True), folder)
+    runtime = open_bundle(folder)
+    assert all(check.passed for check in runtime.verify())
+    same = open_bundle(tiny_bundle).generate([1, 2], subnet="0.25@16")
+    assert np.abs(runtime.generate([1, 2]).astype(int) - same).max() <= 1
+    with pytest.raises(Exception, match="--noise stored"):
+        runtime.generate(1, noise="random")
+
+
+def test_a_folder_that_holds_something_else_is_left_alone(tmp_path, tiny_checkpoint):
+    (tmp_path / "thesis.txt").write_text("years of work")
+    with pytest.raises(BuildError, match=r"thesis\.txt"):
+        build(tiny_checkpoint, plan(tiny_checkpoint), tmp_path)
+    with pytest.raises(BuildError, match="is a file"):
+        build(tiny_checkpoint, plan(tiny_checkpoint), tmp_path / "thesis.txt")
+    assert snapshot(tmp_path) == {"thesis.txt": b"years of work"}
+
+
+def test_a_full_disk_is_said_and_nothing_is_half_written(tmp_path, tiny_checkpoint):
+    """On a real file system of 1.5 MB where mounting is allowed."""
+    folder = tmp_path / "small"
+    folder.mkdir()
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=1500k", "tmpfs", str(folder)], capture_output=True, check=False
+    )
+    if mounted.returncode != 0:
+        pytest.skip("mounting a tmpfs needs privileges")
+    try:
+        with pytest.raises(BuildError, match=r"disk of .* is full"):
+            build(tiny_checkpoint, plan(tiny_checkpoint), folder / "b")
+        left = [path for path in folder.rglob("*") if ".part" in path.name]
+        assert not left and not (folder / "b/manifest.json").exists()
+        subprocess.run(["mount", "-o", "remount,size=100m", str(folder)], check=True)
+        build(tiny_checkpoint, plan(tiny_checkpoint), folder / "b")
+        assert open_bundle(folder / "b").generate(0).any()
+    finally:
+        subprocess.run(["umount", str(folder)], check=False)
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
+def test_a_folder_without_write_permission(tmp_path, tiny_checkpoint):
+    tmp_path.chmod(0o500)
+    with pytest.raises(BuildError, match="not writable"):
+        build(tiny_checkpoint, plan(tiny_checkpoint), tmp_path / "b")
+
+
+def test_bundles_can_be_moved(tmp_path, tiny_bundle):
+    shutil.copytree(tiny_bundle, tmp_path / "elsewhere")
+    assert all(check.passed for check in open_bundle(tmp_path / "elsewhere").verify())

@@ -1,0 +1,124 @@
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+import anycost
+from anycost.errors import BudgetError, BundleError
+from anycost.runtime.budget import Budget, parse_latency_ms, parse_memory_mb
+from anycost.runtime.choose import choose
+from anycost.runtime.profile import Measurement, Profile, store_profile, stored_profile
+
+
+@pytest.fixture
+def runtime(tiny_bundle):
+    return anycost.open(tiny_bundle)
+
+
+@pytest.fixture
+def profile(runtime):
+    """Made-up figures: later sub-networks take twice the time; OpenVINO is faster and takes more memory."""
+    engines = {}
+    for i, net in enumerate(sorted(runtime.subnets, key=lambda net: -net.distance)):
+        for backend, speed, memory in (("onnxruntime", 1.0, 100), ("openvino", 0.5, 200)):
+            time = 2**i * speed
+            engines[f"{net.name}/{backend}"] = Measurement(
+                p50_ms=time * 0.9, p95_ms=time, load_ms=5, memory_mb=memory + 10 * i, runs=10
+            )
+    return Profile(device="test", threads=1, bundle_sha256=runtime.bundle.manifest_sha256, engines=engines)
+
+
+def chosen(runtime, profile, **limits) -> str:
+    return choose(runtime.bundle, Budget(**limits), profile).engine.name
+
+
+def test_the_best_quality_that_fits_on_its_fastest_backend(runtime, profile):
+    order = [net.name for net in sorted(runtime.subnets, key=lambda net: -net.distance)]
+    assert order[-1] == "1@32" and runtime.bundle.subnet("1@32").distance == 0
+    assert chosen(runtime, profile) == "1@32/openvino"
+    assert chosen(runtime, profile, latency_ms=2.0) == f"{order[2]}/openvino"
+    assert chosen(runtime, profile, latency_ms=0.5) == f"{order[0]}/openvino"
+    assert chosen(runtime, profile, latency_ms=2.0, memory_mb=150) == f"{order[1]}/onnxruntime"
+    assert chosen(runtime, profile, max_resolution=16).startswith("0.25@16")
+    assert chosen(runtime, profile, min_resolution=32, latency_ms=4) == "1@32/openvino"
+
+
+def test_nothing_fits_names_the_nearest(runtime, profile):
+    with pytest.raises(BudgetError, match=r"nearest is \S+/openvino, p95 0\.50 ms, 200 MB: p95 0\.50 ms is above 0\.1"):
+        chosen(runtime, profile, latency_ms=0.1)
+    with pytest.raises(BudgetError, match="memory 100 MB is above 50"):
+        chosen(runtime, profile, memory_mb=50)
+    with pytest.raises(BudgetError, match="32 px is below 64"):
+        chosen(runtime, profile, min_resolution=64)
+
+
+def test_unmeasured_engines_never_meet_a_limit_of_time(runtime, profile):
+    one = Profile(
+        **(profile.model_dump() | {"engines": {"0.25@16/onnxruntime": profile.engines["0.25@16/onnxruntime"]}})
+    )
+    choice = choose(runtime.bundle, Budget(latency_ms=1e6), one)
+    assert choice.engine.name == "0.25@16/onnxruntime"
+    assert sum(row.misfit == "it was not measured on this device" for row in choice.rows) == 7
+
+
+def test_only_what_was_asked_for(runtime, profile):
+    assert (
+        choose(runtime.bundle, Budget(), profile, subnet="odd", backend="onnxruntime").engine.name == "odd/onnxruntime"
+    )
+    with pytest.raises(BundleError, match=r"0\.25@16"):
+        choose(runtime.bundle, Budget(), profile, subnet="2@4096")
+    with pytest.raises(Exception, match="unknown"):
+        choose(runtime.bundle, Budget(), profile, backend="abacus")
+
+
+def test_explain_marks_the_chosen_row_and_says_why(runtime, profile):
+    store_profile(runtime.bundle, profile.model_copy(update={"threads": 2}))
+    text = anycost.open(runtime.bundle.folder, threads=2).explain(Budget(latency_ms=2.0))
+    marked = [line for line in text.splitlines() if line.startswith("*")]
+    assert len(marked) == 1 and "openvino" in marked[0] and "above 2" in text
+    nothing = anycost.open(runtime.bundle.folder, threads=2).explain(Budget(latency_ms=0.01))
+    assert not [line for line in nothing.splitlines() if line.startswith("*")] and "nothing fits" in nothing
+
+
+def test_profiles_are_kept_per_bundle_and_threads(runtime, profile, tmp_path):
+    assert stored_profile(runtime.bundle, 1) is None
+    path = store_profile(runtime.bundle, profile)
+    assert path.is_relative_to(tmp_path)
+    assert stored_profile(runtime.bundle, 1) == profile
+    assert stored_profile(runtime.bundle, 2) is None
+    path.write_text("damaged")
+    assert stored_profile(runtime.bundle, 1) is None
+
+
+@pytest.mark.parametrize(
+    "limits",
+    [
+        {"latency_ms": 0},
+        {"latency_ms": -1},
+        {"latency_ms": float("nan")},
+        {"memory_mb": float("inf")},
+        {"min_resolution": 0},
+        {"min_resolution": 64, "max_resolution": 32},
+    ],
+)
+def test_budgets_that_make_no_sense(limits):
+    with pytest.raises(BudgetError):
+        Budget(**limits)
+
+
+@pytest.mark.parametrize(("text", "value"), [("40ms", 40), ("0.5s", 500), (" 800 us", 0.8), ("12", 12), (".5S", 500)])
+def test_parse_latency(text, value):
+    assert parse_latency_ms(text) == pytest.approx(value)
+
+
+@pytest.mark.parametrize(("text", "value"), [("512MB", 512), ("1.5GB", 1500), ("1MiB", 1.048576), ("7", 7)])
+def test_parse_memory(text, value):
+    assert parse_memory_mb(text) == pytest.approx(value)
+
+
+@given(st.text(max_size=12))
+def test_any_text_is_a_positive_budget_or_refused(text):
+    for parse in (parse_latency_ms, parse_memory_mb):
+        try:
+            assert parse(text) > 0
+        except BudgetError as error:
+            assert "\n" not in str(error).replace(text, "")
