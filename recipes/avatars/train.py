@@ -34,7 +34,7 @@ MAPPING_STEPS = 8000
 MAPPING_RATE = 1e-2
 BASE_RATE = 5e-3
 # The full network alone learns the pictures first; the narrower ones then follow it.
-FULL_ALONE = 0.2
+FULL_ALONE = 0.6
 
 
 def pretrain_mapping(run: Run, blocks: Blocks, device: torch.device, log) -> None:
