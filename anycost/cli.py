@@ -251,7 +251,7 @@ def generate(
     - `anycost generate bundle/ --seed 0-63 --memory 300MB --sheet -o out/`
     """
     import anycost
-    from anycost.pictures import save_images
+    from anycost.pictures import LARGEST_SHEET, save_images
     from anycost.seeds import parse_seeds
 
     seeds = parse_seeds(seed)
@@ -261,22 +261,34 @@ def generate(
         with bar(err, "measuring this device once", quiet=as_json) as progress:
             runtime.profile(progress=progress)
     choice = runtime.choose(limits, subnet=subnet, backend=backend)
-    images = runtime.generate(
-        seeds,
-        psi=psi,
-        noise=noise,
-        noise_seed=noise_seed,
-        subnet=choice.subnet.name,
-        backend=choice.engine.backend,
-        batch=batch,
-    )
-    paths = save_images(images, seeds, output, sheet=sheet)
+    side = choice.subnet.resolution
+    if sheet and len(seeds) * side**2 > LARGEST_SHEET:
+        raise InputError(
+            f"a sheet of {len(seeds)} images of {side} px is too large: give fewer seeds or leave out --sheet"
+        )
+    # In pieces, so that memory does not grow with the list and the first files are there at once.
+    piece = max(batch, len(seeds) if sheet else 16)
+    paths = []
+    with bar(err, "generating", quiet=as_json or len(seeds) <= piece) as progress:
+        for start in range(0, len(seeds), piece):
+            progress(choice.engine.name, start, len(seeds))
+            part = seeds[start : start + piece]
+            images = runtime.generate(
+                part,
+                psi=psi,
+                noise=noise,
+                noise_seed=(noise_seed + start) % 2**32 if start else noise_seed,
+                subnet=choice.subnet.name,
+                backend=choice.engine.backend,
+                batch=batch,
+            )
+            paths += save_images(images, part, output, sheet=sheet)
     if as_json:
         _print_json({"engine": choice.engine.name, "reason": choice.reason, "files": [str(path) for path in paths]})
         return
     out.print(choice.reason, highlight=False)
     shown = str(paths[0]) if len(paths) == 1 else f"{paths[0]} ... {paths[-1].name}"
-    out.print(escape(f"{len(images)} images of {images.shape[1]} px in {shown}"), highlight=False)
+    out.print(escape(f"{len(seeds)} images of {side} px in {shown}"), highlight=False)
 
 
 @app.command()

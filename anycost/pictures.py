@@ -13,6 +13,8 @@ from PIL import Image
 from anycost.errors import InputError
 from anycost.runtime.files import write_whole
 
+LARGEST_SHEET = 1 << 28  # pixels: 0.8 GB of memory
+
 
 def save_images(images: np.ndarray, seeds: Sequence[int], folder: Path, *, sheet: bool = False) -> list[Path]:
     """uint8 [N, H, W, 3] -> seed0007.png and so on, or one sheet.png. Raises InputError where the folder cannot be written."""

@@ -13,7 +13,7 @@ from anycost.benchmarks.contenders import CONTENDERS, Case
 from anycost.benchmarks.settings import SETTINGS
 from anycost.networks.channels import Subnet
 
-_SECONDS = 3.0
+_SECONDS = 2.0
 _ROUNDS = (3, 50)
 # A contender whose picture differs is not a contender: 60 dB of the range, far looser than parity, far tighter than a fault.
 _AGREEMENT = 1e-3

@@ -69,9 +69,14 @@ def noise_sides(resolution: int) -> list[int]:
 
 
 def random_noise(seed: int, batch: int, resolution: int) -> list[Array]:
-    """One float32 [batch, 1, H, H] a 3x3 convolution from ``RandomState(seed)``, layer by layer."""
-    state = np.random.RandomState(seed)
-    return [state.standard_normal((batch, 1, side, side)).astype(np.float32) for side in noise_sides(resolution)]
+    """One float32 [batch, 1, H, H] a 3x3 convolution. Image i has ``RandomState(seed + i)``, drawn layer by layer, so that
+    neither the batch nor a split of a long list changes it."""
+    layers = [np.empty((batch, 1, side, side), np.float32) for side in noise_sides(resolution)]
+    for i in range(batch):
+        state = np.random.RandomState((seed + i) % (LARGEST_SEED + 1))
+        for layer in layers:
+            layer[i] = state.standard_normal(layer.shape[1:])
+    return layers
 
 
 def as_images(output: Array) -> Array:

@@ -181,7 +181,7 @@ class Runtime:
         psi = latent.check_psi(psi)
         kind, codes = self._codes(seeds, z, w, w_plus)
         choice = self.choose(budget, subnet=subnet, backend=backend)
-        layers = self._noise(noise, noise_seed, len(codes), choice.subnet)
+        grain = self._noise(noise, noise_seed, len(codes), choice.subnet)
         session = self.session(choice.subnet.name, choice.engine.backend)
         n_style = session.n_style
         images = np.empty((len(codes), choice.subnet.resolution, choice.subnet.resolution, 3), np.uint8)
@@ -190,8 +190,8 @@ class Runtime:
             styles = session.mapping.run({"z": codes[part]}) if kind == "z" else codes[part]
             if psi != 1:
                 styles = latent.truncate(styles, self.mean_style(), psi)
-            chunk = None if layers is None else [x if len(x) == 1 else x[part] for x in layers]
-            floats = session.synthesize(latent.mix(styles, n_style, inject_index), chunk)
+            layers = None if grain is None else grain(start, len(codes[part]))
+            floats = session.synthesize(latent.mix(styles, n_style, inject_index), layers)
             images[part] = latent.as_images(floats)
         return images if output == "array" else list(_as_pil(images))
 
@@ -241,8 +241,10 @@ class Runtime:
             raise InputError(f"{name} holds a NaN or an infinity")
         return np.ascontiguousarray(codes, dtype=np.float32)
 
-    def _noise(self, noise: Noise, seed: int, count: int, net: SubnetRecord) -> list[Array] | None:
-        """None for the stored noise, else one array a layer."""
+    def _noise(
+        self, noise: Noise, seed: int, count: int, net: SubnetRecord
+    ) -> Callable[[int, int], list[Array]] | None:
+        """None for the stored noise, else what gives the layers of the images from ``start``, ``n`` of them."""
         if isinstance(noise, str) and noise == "stored":
             return None
         if self.bundle.manifest.noise == "stored":
@@ -250,9 +252,11 @@ class Runtime:
         sides = latent.noise_sides(net.resolution)
         if isinstance(noise, str):
             if noise == "random":
-                return latent.random_noise(latent.check_seeds([seed])[0], count, net.resolution)
+                first = latent.check_seeds([seed])[0]
+                return lambda start, n: latent.random_noise(first + start, n, net.resolution)
             if noise == "none":
-                return [np.zeros((1, 1, side, side), np.float32) for side in sides]
+                zeros = [np.zeros((1, 1, side, side), np.float32) for side in sides]
+                return lambda start, n: zeros
             raise InputError(f"noise {noise!r} is not stored, random, none or a list of arrays")
         layers = [np.asarray(layer, dtype=np.float32) for layer in noise]
         if len(layers) < len(sides):
@@ -260,7 +264,8 @@ class Runtime:
         for i, (layer, side) in enumerate(zip(layers, sides, strict=False)):
             if layer.shape not in ((1, 1, side, side), (count, 1, side, side)):
                 raise InputError(f"noise {i} has shape {list(layer.shape)}: it takes [1 or {count}, 1, {side}, {side}]")
-        return layers[: len(sides)]
+        given = layers[: len(sides)]
+        return lambda start, n: [x if len(x) == 1 else x[start : start + n] for x in given]
 
 
 def _as_pil(images: Array) -> Iterator[Image]:
