@@ -2,8 +2,9 @@
 PYTHON ?= python3.11
 VENV := .venv
 BIN := $(VENV)/bin
-# One known CPU build. Any other spelling may bring gigabytes of CUDA libraries.
-TORCH := torch==2.13.0
+# The arguments of pip that bring PyTorch. Where the plain name brings a CUDA build and that is not wanted, give the CPU
+# build's: make TORCH="torch==2.13.0 --index-url ADDRESS"
+TORCH ?= torch==2.13.0
 # Idle worker threads of PyTorch would otherwise spin and slow whatever runs beside them.
 export OMP_WAIT_POLICY := PASSIVE
 
@@ -16,7 +17,7 @@ $(VENV)/.ready: pyproject.toml anycost/_version.py
 	@command -v $(PYTHON) >/dev/null || { echo "$(PYTHON) is not installed: install Python 3.11 or later, or run make PYTHON=python3.12"; exit 2; }
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@echo "installing packages (PyTorch for the CPU, ONNX Runtime, OpenVINO) into $(VENV)"
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check "$(TORCH)"
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check $(TORCH)
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable ".[dev]"
 	@touch $@
 

@@ -172,10 +172,16 @@ def verify(bundle: BundleArgument, threads: ThreadsOption = None, as_json: JsonO
     runtime = anycost.open(bundle, threads=threads)
     with bar(err, "verifying", quiet=as_json) as progress:
         checks = runtime.verify(progress)
-    failed = [check for check in checks if not check.passed]
+    failed = [check for check in checks if check.failed]
     if as_json:
         rows = [
-            {"engine": c.engine, "passed": c.passed, "parity": c.parity and c.parity.model_dump(), "problem": c.problem}
+            {
+                "engine": c.engine,
+                "passed": c.passed,
+                "skipped": c.skipped,
+                "parity": c.parity and c.parity.model_dump(),
+                "problem": c.problem,
+            }
             for c in checks
         ]
         _print_json({"passed": not failed, "engines": rows})

@@ -64,7 +64,7 @@ def run(model: str, folder: Path) -> None:
         build_bundle(model, bundle, "grid", None, "onnxruntime,openvino", "input", None, None, fetched, progress)
     runtime = anycost.open(bundle)
     with bar(err, "verifying", quiet=False) as progress:
-        failed = [check for check in runtime.verify(progress) if not check.passed]
+        failed = [check for check in runtime.verify(progress) if check.failed]
     if failed:
         raise AnycostError(f"{failed[0].engine} failed its check: {failed[0].problem}")
     with bar(err, "measuring", quiet=False) as progress:

@@ -6,7 +6,6 @@ that it was made from, and the manifest comes last.
 
 from __future__ import annotations
 
-import errno
 import functools
 import gc
 import hashlib
@@ -23,11 +22,11 @@ import numpy as np
 import onnx
 import torch
 from pydantic import ValidationError
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 
 from anycost._version import __version__
 from anycost.errors import BuildError, ParityError
-from anycost.export import compilers
+from anycost.export import compilers, parts
 from anycost.export.reference import Reference
 from anycost.export.trace import OPSET, Traced, trace_mapping, trace_synthesis
 from anycost.networks.channels import Subnet, macs, parameters
@@ -47,7 +46,6 @@ from anycost.runtime.parity import compare, views
 from anycost.runtime.profile import default_threads
 from anycost.runtime.verify import misfit
 from anycost.weights.checkpoint import Checkpoint
-from anycost.weights.save import serialize
 
 WEIGHTS = "weights.safetensors"
 LATENTS = "reference/latents.safetensors"
@@ -76,10 +74,10 @@ def build(checkpoint: Checkpoint, plan: Plan, folder: Path, progress: Progress |
     for backend in plan.backends:
         backends.require(backend)
     try:
-        _claim(folder)
+        parts.claim(folder, {MANIFEST_NAME, WEIGHTS, "engines", "reference"})
         return _Builder(checkpoint, plan, folder, progress or _silent).run()
     except OSError as error:
-        raise BuildError(_explain(error, folder)) from None
+        raise BuildError(parts.explain(error, folder)) from None
 
 
 class _Builder:
@@ -105,7 +103,7 @@ class _Builder:
         self.done += 1
 
     def run(self) -> Manifest:
-        _remove_parts(self.folder)
+        parts.remove_unfinished(self.folder)
         files: dict[str, FileRecord] = {}
         self.step("weights")
         files[WEIGHTS] = self._weights()
@@ -152,10 +150,15 @@ class _Builder:
             engines=tuple(engines),
             files=files,
         )
-        self._remove_others(manifest)
+        # The manifest of a larger build goes before the parts that it names and this one does not.
         write_whole(self.folder / MANIFEST_NAME, manifest.model_dump_json(indent=1).encode())
+        self._remove_others(manifest)
         self._progress("", self.total, self.total)
         return manifest
+
+    def _changing(self) -> None:
+        """Before anything is written: the manifest of an earlier build no longer describes the folder."""
+        (self.folder / MANIFEST_NAME).unlink(missing_ok=True)
 
     def _key(self, **more: object) -> str:
         return hashlib.sha256(json.dumps(self.basis | more, sort_keys=True).encode()).hexdigest()
@@ -164,12 +167,13 @@ class _Builder:
         """The checkpoint's tensors in their own type; what NumPy has no type for is widened."""
         path = self.folder / WEIGHTS
         key = self._key(part=WEIGHTS)
-        if not _has_key(path, key):
+        if parts.notes_of(path, key) is None:
+            self._changing()
             tensors = {
                 name: tensor if tensor.dtype in _STORED_TYPES else tensor.float()
                 for name, tensor in self.checkpoint.tensors.items()
             }
-            write_whole(path, serialize(tensors, self.checkpoint.metadata | {"key": key}))
+            parts.write(path, tensors, self.checkpoint.metadata, key)
         return record_of(path)
 
     def _tensors(
@@ -178,13 +182,13 @@ class _Builder:
         """A small file of arrays and notes, made unless it is there from an earlier run."""
         path = self.folder / relative
         key = self._key(part=relative)
-        if not _has_key(path, key):
+        notes = parts.notes_of(path, key)
+        if notes is None:
             arrays, notes = make()
+            self._changing()
             path.parent.mkdir(exist_ok=True)
             tensors = {name: torch.from_numpy(np.ascontiguousarray(array)) for name, array in arrays.items()}
-            write_whole(path, serialize(tensors, notes | {"key": key}))
-        with safe_open(path, framework="numpy") as file:
-            notes = dict(file.metadata() or {})
+            parts.write(path, tensors, notes, key)
         return record_of(path), notes
 
     def _sample(self, net: Subnet | None) -> tuple[Mapping[str, np.ndarray], dict[str, str]]:
@@ -270,6 +274,7 @@ class _Builder:
                 parity=parity,
             )
             write_whole(hidden / _ENGINE_RECORD, record.model_dump_json(indent=1).encode())
+            self._changing()
             shutil.rmtree(final, ignore_errors=True)
             os.replace(hidden, final)
         finally:
@@ -306,41 +311,3 @@ def _silent(what: str, done: int, total: int) -> None:
 
 def _engine_folder(network: str, backend: str) -> str:
     return f"engines/{network}/{backend}-fp32"
-
-
-def _claim(folder: Path) -> None:
-    """Make the folder, or see that what it holds is a bundle or a part of one."""
-    if folder.exists() and not folder.is_dir():
-        raise BuildError(f"{folder} is a file: give a new folder for the bundle")
-    if folder.is_dir() and any(folder.iterdir()):
-        known = {MANIFEST_NAME, WEIGHTS, "engines", "reference"}
-        others = sorted(
-            path.name for path in folder.iterdir() if path.name not in known and not path.name.endswith(".part")
-        )
-        if others:
-            raise BuildError(f"{folder} holds {others[0]}, which is no part of a bundle: give a new or empty folder")
-    folder.mkdir(parents=True, exist_ok=True)
-    if not os.access(folder, os.W_OK):
-        raise BuildError(f"{folder} is not writable: give another folder or change its permissions")
-
-
-def _remove_parts(folder: Path) -> None:
-    """What a killed run left half-written."""
-    for path in folder.rglob("*.part"):
-        shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
-
-
-def _has_key(path: Path, key: str) -> bool:
-    try:
-        with safe_open(path, framework="numpy") as file:
-            return (file.metadata() or {}).get("key") == key
-    except (OSError, SafetensorError):
-        return False
-
-
-def _explain(error: OSError, folder: Path) -> str:
-    if error.errno == errno.ENOSPC:
-        return f"the disk of {folder} is full: free space and run the same command again, finished parts are kept"
-    if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
-        return f"{error.filename or folder} is not writable: give another folder or change its permissions"
-    return f"{folder} could not be written: {error}"

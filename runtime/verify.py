@@ -12,6 +12,7 @@ from anycost.errors import BackendError
 from anycost.runtime import backends, latents
 from anycost.runtime.manifest import MAPPING, ParityRecord
 from anycost.runtime.parity import FP32_PSNR_DB, compare, views
+from anycost.runtime.profile import runnable_engines
 
 if TYPE_CHECKING:
     from anycost.runtime.runtime import Runtime
@@ -22,15 +23,23 @@ NOISE_SEED = 1
 
 @dataclass(frozen=True)
 class EngineCheck:
-    """The outcome for one engine. parity is None and ``problem`` says why when it could not run."""
+    """The outcome for one engine. parity is None when it did not run; ``problem`` is empty when it passed.
+
+    skipped: its backend is not installed here, so that nothing can be said of it.
+    """
 
     engine: str
     parity: ParityRecord | None
     problem: str
+    skipped: bool = False
 
     @property
     def passed(self) -> bool:
         return not self.problem
+
+    @property
+    def failed(self) -> bool:
+        return bool(self.problem) and not self.skipped
 
 
 def reference_noise(stored: list[Array], resolution: int) -> list[Array]:
@@ -50,8 +59,11 @@ def misfit(parity: ParityRecord) -> str:
 
 
 def verify(runtime: Runtime, progress: Callable[[str, int, int], None] | None = None) -> list[EngineCheck]:
-    """One check an engine, mapping first. Engines of a backend that is not installed are reported as such, not failed
-    silently; nothing raises."""
+    """One check an engine, mapping first; engines of a backend that is not installed are marked as skipped.
+
+    Raises BackendError when no engine's backend is installed.
+    """
+    runnable_engines(runtime.bundle)
     bundle = runtime.bundle
     stored = bundle.tensors(bundle.manifest.latents)
     engines = [*bundle.engines(MAPPING), *(engine for engine in bundle.manifest.engines if engine.network != MAPPING)]
@@ -60,8 +72,12 @@ def verify(runtime: Runtime, progress: Callable[[str, int, int], None] | None = 
         if progress:
             progress(engine.name, done, len(engines))
         expected = bundle.tensors(bundle.manifest.references[engine.network])
+        if backends.installed(engine.backend) is None:
+            checks.append(
+                EngineCheck(engine.name, None, f"skipped: {engine.backend} is not installed here", skipped=True)
+            )
+            continue
         try:
-            backends.require(engine.backend)
             if engine.network == MAPPING:
                 loaded = backends.load(
                     engine.backend, bundle.path(engine.folder), bundle.weights().bind, runtime.threads

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from anycost import open as open_bundle
-from anycost.errors import BuildError, ParityError
+from anycost.errors import BuildError, BundleError, ParityError
 from anycost.export import compilers
 from anycost.export.build import Plan, build
 from anycost.export.trace import trace_synthesis
@@ -74,6 +74,19 @@ def test_a_second_build_rebuilds_nothing_and_changes_nothing(tmp_path, tiny_chec
     build(tiny_checkpoint, plan(tiny_checkpoint), tmp_path / "b")
     before = snapshot(tmp_path / "b")
     monkeypatch.setattr(compilers, "write", lambda *_: pytest.fail("an engine was built again"))
+    build(tiny_checkpoint, plan(tiny_checkpoint), tmp_path / "b")
+    assert snapshot(tmp_path / "b") == before
+
+
+@pytest.mark.parametrize(
+    "name", ["weights.safetensors", "reference/0.25@16.safetensors", "engines/0.25@16/openvino-fp32/model.xml"]
+)
+def test_a_damaged_part_is_made_again(tmp_path, tiny_checkpoint, name):
+    build(tiny_checkpoint, plan(tiny_checkpoint), tmp_path / "b")
+    before = snapshot(tmp_path / "b")
+    damaged = bytearray(before[name])
+    damaged[-20] ^= 1
+    (tmp_path / "b" / name).write_bytes(bytes(damaged))
     build(tiny_checkpoint, plan(tiny_checkpoint), tmp_path / "b")
     assert snapshot(tmp_path / "b") == before
 
@@ -145,6 +158,24 @@ def test_a_wrong_engine_is_not_kept(tmp_path, tiny_checkpoint, monkeypatch, back
     assert left == [f"{other}-fp32" for other in BACKENDS if other != backend]
     monkeypatch.setattr(compilers, "write", original)
     build(tiny_checkpoint, plan(tiny_checkpoint), tmp_path / "b")
+
+
+def test_a_build_that_changes_a_bundle_and_fails_leaves_no_manifest(tmp_path, tiny_checkpoint, monkeypatch):
+    """The old manifest would call the new parts damaged."""
+    build(tiny_checkpoint, plan(tiny_checkpoint), tmp_path / "b")
+    original = compilers.write
+
+    def fails(name, traced, folder):
+        if name == "openvino":
+            raise BuildError("no more")
+        original(name, traced, folder)
+
+    monkeypatch.setattr(compilers, "write", fails)
+    other = Plan("tiny", [tiny_checkpoint.arch.subnet(8, 1.0)], BACKENDS)
+    with pytest.raises(BuildError, match="no more"):
+        build(tiny_checkpoint, other, tmp_path / "b")
+    with pytest.raises(BundleError, match="unfinished build"):
+        open_bundle(tmp_path / "b")
 
 
 def test_stored_noise_is_inside_the_engine(tmp_path, tiny_checkpoint, tiny_bundle):
