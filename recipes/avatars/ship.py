@@ -44,7 +44,9 @@ The picture that belongs to a latent is known, because every attribute owns a bl
 coordinate of the block. So the mapping is first taught to tell the attributes apart, and the synthesis network is then
 trained by regression to the rendered pictures at 16, 32 and 64 px at once, the full network together with one narrower
 sub-network a step, the narrower also against the full one's answer (distillation). There is no discriminator yet.
-`recipes/avatars/README.md` has the commands; the log beside this file has every figure.
+`recipes/avatars/README.md` has the commands; the log beside this file has every figure. The run was stopped and resumed several
+times while its length and the share of steps without a narrower sub-network were being settled, so that some step numbers
+stand twice in the log.
 
 ## Figures
 PSNR in dB against {held_out} held-out pictures, each at the sub-network's own resolution (stored noise, fp16 weights):

@@ -4,7 +4,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from deterministic import fill, golden_input
+from deterministic import fill, golden_input, state_sha256
 
 from anycost.networks.stylegan2 import Generator, fir, fir_kernel, mix, truncate
 
@@ -38,6 +38,7 @@ def w_plus() -> torch.Tensor:
 def test_names_and_shapes_are_the_published_ones(generator):
     found = {name: list(tensor.shape) for name, tensor in generator.state_dict().items()}
     assert found == CASES["anycost64"]["state"]
+    assert state_sha256(generator) == CASES["anycost64"]["state_sha256"]
 
 
 @pytest.mark.parametrize("ratio", [0.5, 1.0])
@@ -68,6 +69,7 @@ def test_golden_given_noise(generator, outputs):
 def test_golden_config_f(ratio, resolution):
     network = Generator(1024, 2).eval().requires_grad_(False)
     fill(network)
+    assert state_sha256(network) == CASES["config-f"]["state_sha256"]
     image = network.synthesis(golden_input("config-f", "w_plus", (1, 18, 512)), net=network.subnet(resolution, ratio))
     golden = np.load(GOLDENS / "config-f.npz")
     middle = (resolution - 64) // 2
