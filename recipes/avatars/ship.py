@@ -36,17 +36,16 @@ CARD = """# avatars: the embedded elastic generator
 | sub-networks | resolutions 16, 32, 64 x channel ratios 1/4, 1/2, 3/4, 1 |
 | parameters | {parameters:.2f} million in the synthesis network; fp16, {size:.1f} MB |
 | data | {pictures} pictures rendered by `recipes/avatars/render.mjs`, {held_out} of them held out |
-| training | {steps} steps of 16 pictures after the mapping was trained on its own; two CPU cores |
+| training | {steps} steps of 16 pictures; CPU |
 | licence | Apache-2.0 for the weights as for the code; the credit line above stays with them |
 
 ## Recipe
 The picture that belongs to a latent is known, because every attribute owns a block of z and its option is the largest
-coordinate of the block. So the mapping is first taught to tell the attributes apart, and the synthesis network is then
-trained by regression to the rendered pictures at 16, 32 and 64 px at once, the full network together with one narrower
-sub-network a step, the narrower also against the full one's answer (distillation). There is no discriminator yet.
-`recipes/avatars/README.md` has the commands; the log beside this file has every figure. The run was stopped and resumed several
-times while its length and the share of steps without a narrower sub-network were being settled, so that some step numbers
-stand twice in the log.
+coordinate of the block. So the mapping is built, not trained: a winner-take-all competition in every block, which leaves w
+nearly one-hot (`winner.py`). The synthesis network is trained by regression to the
+rendered pictures at 16, 32 and 64 px at once, the full network together with one narrower sub-network a step, the narrower
+also against the full one's answer (distillation). There is no discriminator yet.
+`recipes/avatars/README.md` has the commands; the log beside this file has every figure.
 
 ## Figures
 PSNR in dB against {held_out} held-out pictures, each at the sub-network's own resolution (stored noise, fp16 weights):

@@ -1,6 +1,6 @@
 """Train the elastic avatar generator: python -m recipes.avatars.train --data DIR [DIR ...] --out DIR
 
-Stage 1 teaches the mapping network to tell the attributes of z apart, without pictures: w becomes linearly separable.
+Stage 1 builds the mapping network: w holds nearly one-hot attributes of z (winner.py). Nothing is trained in it.
 Stage 2 is regression to the rendered picture of each z. Every step runs the full network and one narrower sub-network;
 both answer at 16, 32 and 64 px in one pass (multi-resolution), the narrower one also against the full one's answer
 (distillation). Anycost GAN (arXiv 2103.03243) samples its sub-networks the same way; what differs is that no
@@ -23,44 +23,27 @@ import torch
 from anycost.export.deploy import bind, static_synthesis, synthesis_bindings
 from anycost.networks.channels import RATIOS
 from anycost.networks.stylegan2 import fir_kernel
-from recipes.avatars import sheet
+from recipes.avatars import sheet, winner
 from recipes.avatars.data import Blocks, Pictures, pyramid
-from recipes.avatars.losses import attribute_accuracy, attribute_loss, image_loss
+from recipes.avatars.losses import attribute_accuracy, image_loss
 from recipes.avatars.state import STYLE_DIM, Run
 
 HERE = Path(__file__).parent
 HELD_OUT = 512
-MAPPING_STEPS = 8000
-MAPPING_RATE = 1e-2
 BASE_RATE = 5e-3
 # The full network alone learns the pictures first; the narrower ones then follow it.
 FULL_ALONE = 0.6
 
 
-def pretrain_mapping(run: Run, blocks: Blocks, device: torch.device, log) -> None:
-    """Stage 1: cross-entropy of the attributes read off w, on fresh z alone."""
-    for step in range(MAPPING_STEPS):
-        rate = MAPPING_RATE * min(1, step / 100) * (0.5 + 0.5 * math.cos(math.pi * step / MAPPING_STEPS))
-        run.rates(0.0, rate)
-        z = torch.randn(1024, STYLE_DIM, device=device)
-        w = run.generator.mapping(z)
-        scores = run.head(w)
-        labels = blocks.labels_of(z)
-        # Root mean square 1: the affines start from the scale that they were made for.
-        size = w.square().mean().sqrt()
-        loss = attribute_loss(scores, labels, blocks) + (size - 1).square()
-        run.mapping_optimizer.zero_grad()
-        loss.backward()
-        run.mapping_optimizer.step()
-        if step % 250 == 0 or step == MAPPING_STEPS - 1:
-            log(
-                stage=1,
-                step=step,
-                loss=round(loss.item(), 4),
-                accuracy=round(attribute_accuracy(scores, labels, blocks), 4),
-            )
+def start_mapping(run: Run, blocks: Blocks, device: torch.device, log) -> None:
+    """Stage 1: build the mapping and measure its styles."""
+    winner.build(run.generator, blocks)
     run.ema.load_state_dict(run.generator.state_dict())
     run.measure_styles()
+    z = torch.randn(20_000, STYLE_DIM, device=device)
+    with torch.no_grad():
+        scores = run.generator.mapping(z)
+    log(stage=1, accuracy=round(attribute_accuracy(scores, blocks.labels_of(z), blocks), 4))
 
 
 def train_step(run: Run, z: torch.Tensor, pictures: torch.Tensor, narrow: float | None) -> dict[str, float]:
@@ -71,7 +54,7 @@ def train_step(run: Run, z: torch.Tensor, pictures: torch.Tensor, narrow: float 
     targets = pyramid(pictures, sheet.SIDES)
     state = dict(generator.named_parameters())
     kernel = fir_kernel(4.0)[None, None].to(device)
-    # The mapping stays as stage 1 left it: the images' early gradients are noise to it and would undo its work.
+    # The mapping stays as stage 1 built it.
     w_plus = run.styles(z)
     found: dict[str, torch.Tensor] = {}
     total = torch.zeros((), device=device)
@@ -134,7 +117,7 @@ def main() -> None:
     if checkpoint.exists():
         run.load(checkpoint)
     else:
-        pretrain_mapping(run, blocks, device, log)
+        start_mapping(run, blocks, device, log)
         run.save(checkpoint)
 
     held_rows = np.arange(len(pictures) - HELD_OUT, len(pictures))

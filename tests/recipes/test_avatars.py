@@ -13,6 +13,7 @@ import torch
 ROOT = Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT))
 
+from recipes.avatars import winner  # noqa: E402
 from recipes.avatars.data import Blocks, Pictures, pyramid  # noqa: E402
 from recipes.avatars.state import STYLE_DIM, Run  # noqa: E402
 from recipes.avatars.train import train_step  # noqa: E402
@@ -35,6 +36,23 @@ def test_latents_of_uniform_labels_are_standard_normal():
     assert (torch.corrcoef(z.T) - torch.eye(STYLE_DIM)).abs().max() < 0.05
 
 
+def test_the_built_mapping_picks_the_option_of_every_block():
+    """Not by a linear map of z: the winner's coordinate of w is near 1 and the others' near 0 for most latents."""
+    run = Run.start(torch.device("cpu"))
+    winner.build(run.generator, BLOCKS)
+    z = torch.randn(5000, STYLE_DIM, generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        w = run.generator.mapping(z)
+    labels = BLOCKS.labels_of(z)
+    assert (BLOCKS.labels_of(w) == labels).float().mean() > 0.97
+    won = torch.stack(
+        [block.gather(1, label[:, None])[:, 0] for block, label in zip(BLOCKS.split(w), labels.T, strict=True)], 1
+    )
+    rest = (w[:, : BLOCKS.size].sum(1) - won.sum(1)) / (BLOCKS.size - len(BLOCKS.widths))
+    assert won.mean() > 0.8 and rest.mean() < 0.1
+    assert not w[:, BLOCKS.size :].any()
+
+
 def test_pyramid_averages_boxes():
     image = torch.randn(1, 3, 64, 64)
     found = pyramid(image, (16, 32, 64))
@@ -43,9 +61,9 @@ def test_pyramid_averages_boxes():
 
 
 def test_folding_and_resuming_keep_the_function(tmp_path):
-    run = Run.start(BLOCKS, torch.device("cpu"))
+    run = Run.start(torch.device("cpu"))
     run.measure_styles()
-    run.rates(1e-3, 0.0)
+    run.rate(1e-3)
     z, pictures = torch.randn(2, STYLE_DIM), torch.rand(2, 3, 64, 64)
     losses = train_step(run, z, pictures, 0.25)
     assert set(losses) == {"full", "narrow", "distilled"} and all(np.isfinite(value) for value in losses.values())
@@ -56,7 +74,7 @@ def test_folding_and_resuming_keep_the_function(tmp_path):
     found = folded.synthesis(folded.mapping(z)[:, None].expand(-1, 10, -1))
     assert (found - expected).abs().max() < 1e-4 * (expected.max() - expected.min())
     run.save(tmp_path / "checkpoint.pt")
-    other = Run.start(BLOCKS, torch.device("cpu"))
+    other = Run.start(torch.device("cpu"))
     other.load(tmp_path / "checkpoint.pt")
     assert other.step == 1
     assert all(torch.equal(a, b) for a, b in zip(other.folded().parameters(), folded.parameters(), strict=True))
