@@ -1,6 +1,7 @@
 """The deterministic weights and inputs that the golden outputs were made from, by the rule of the goldens' own README."""
 
 import hashlib
+import math
 
 import numpy as np
 import torch
@@ -38,6 +39,48 @@ def fill(module: torch.nn.Module) -> None:
             x = 1 + 0.1 * x
         elif name.startswith("style."):
             # 100 x in the rule's words; the hash agrees only for a division by lr_mul in float32.
+            x = x / 0.01 if name.endswith("weight") else x
+        elif name.endswith("bias"):
+            x = 0.1 * x
+        state[name] = torch.from_numpy(x)
+    module.load_state_dict(state)
+
+
+def fill_plain(module: torch.nn.Module) -> None:
+    """The goldens' rule for networks of plain layers: convolutions, linear layers and batch norm."""
+    state = module.state_dict()
+    for name, tensor in state.items():
+        if not tensor.is_floating_point():
+            state[name] = torch.zeros_like(tensor)
+            continue
+        x = normal(name, tuple(tensor.shape))
+        if name.endswith("running_var"):
+            x = 1 + 0.1 * np.abs(x)
+        elif tensor.ndim == 1 and name.endswith("weight"):
+            x = 1 + 0.1 * x
+        elif tensor.ndim >= 2:
+            x = x / math.sqrt(math.prod(tensor.shape[1:]))
+        else:
+            x = 0.1 * x
+        state[name] = torch.from_numpy(x)
+    module.load_state_dict(state)
+
+
+def fill_style(module: torch.nn.Module) -> None:
+    """The goldens' rule for networks with equalized weights and styles: discriminators and GANs N' Roses."""
+    state = module.state_dict()
+    for name, tensor in state.items():
+        if name.endswith("kernel"):
+            continue
+        x = normal(name, tuple(tensor.shape))
+        mapping = name.startswith(("style.", "mapping."))
+        if "_mapping." in name:
+            x = x / math.sqrt(tensor.shape[1]) if name.endswith("weight") else 0.1 * x
+        elif tensor.ndim == 1 and name.endswith("weight"):
+            x = 0.1 * x
+        elif name.endswith("modulation.bias"):
+            x = 1 + 0.1 * x
+        elif mapping:
             x = x / 0.01 if name.endswith("weight") else x
         elif name.endswith("bias"):
             x = 0.1 * x

@@ -17,12 +17,6 @@ def image_loss(image: Tensor, target: Tensor) -> Tensor:
     return values + rows + columns
 
 
-def attribute_loss(scores: Tensor, labels: Tensor, blocks: Blocks) -> Tensor:
-    """Mean cross-entropy over attributes. scores [N, blocks.size], labels [N, attributes]."""
-    losses = [F.cross_entropy(s, label) for s, label in zip(blocks.split(scores), labels.T, strict=True)]
-    return torch.stack(losses).mean()
-
-
 def attribute_accuracy(scores: Tensor, labels: Tensor, blocks: Blocks) -> float:
     """Fraction of attributes, over all pictures, whose slot has the highest score."""
     right = [(s.argmax(1) == label).float().mean() for s, label in zip(blocks.split(scores), labels.T, strict=True)]

@@ -66,7 +66,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, nargs="+", required=True, help="the folders that it was trained on")
     args = parser.parse_args()
     blocks = Blocks.load(HERE / "attributes.json")
-    run = Run.start(blocks, torch.device("cpu"))
+    run = Run.start(torch.device("cpu"))
     run.load(args.run / "checkpoint.pt")
     generator = run.folded()
     arch = generator.arch

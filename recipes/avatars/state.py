@@ -8,10 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from anycost.networks.stylegan2 import Generator, ModulatedConv2d
-from recipes.avatars.data import Blocks
 
 # 64 px, 32 channels there and 256 at most: what two CPU cores can train in an hour or two.
 RESOLUTION, MULTIPLIER, CHANNEL_MAX, STYLE_DIM = 64, 0.125, 256, 256
@@ -20,7 +19,7 @@ _VALUES = ("step", "images", "centre", "spread")
 
 @dataclass
 class Run:
-    """Networks, optimizers and the counter. ``head`` reads the attributes off w.
+    """Networks, optimizer and the counter.
 
     The synthesis networks are trained on centred styles (w - centre) / spread: w has a large common mean, and the affines'
     gradients would be spent on it. ``folded`` gives the same networks on w itself, which is what ships.
@@ -28,16 +27,14 @@ class Run:
 
     generator: Generator
     ema: Generator
-    head: nn.Linear
-    synthesis_optimizer: torch.optim.Adam
-    mapping_optimizer: torch.optim.Adam
+    optimizer: torch.optim.Adam
     centre: Tensor
     spread: Tensor
     step: int = 0
     images: int = 0
 
     @classmethod
-    def start(cls, blocks: Blocks, device: torch.device) -> Run:
+    def start(cls, device: torch.device) -> Run:
         torch.manual_seed(0)
         generator = Generator(RESOLUTION, MULTIPLIER, CHANNEL_MAX, STYLE_DIM).to(device)
         with torch.no_grad():
@@ -45,28 +42,19 @@ class Run:
                 # Start from one picture for every z and learn to differ: random affines would have to be unlearned first.
                 if name.endswith("modulation.weight"):
                     parameter.mul_(0.1)
-        head = nn.Linear(STYLE_DIM, blocks.size).to(device)
-        mapping = list(generator.style.parameters())
         synthesis = [p for name, p in generator.named_parameters() if not name.startswith("style.")]
         return cls(
             generator=generator,
             ema=copy.deepcopy(generator).requires_grad_(False),
-            head=head,
-            synthesis_optimizer=torch.optim.Adam(synthesis, betas=(0.9, 0.99)),
-            # The mapping's learning rate is far higher because lr_mul = 0.01 makes its parameters 100 times as large.
-            mapping_optimizer=torch.optim.Adam(
-                [{"params": mapping, "scale": 100.0}, {"params": head.parameters(), "scale": 1.0}], betas=(0.9, 0.99)
-            ),
+            optimizer=torch.optim.Adam(synthesis, betas=(0.9, 0.99)),
             centre=torch.zeros(1, STYLE_DIM, device=device),
             spread=torch.ones((), device=device),
         )
 
-    def rates(self, synthesis: float, mapping: float) -> None:
-        """Set the learning rates of this step."""
-        for group in self.synthesis_optimizer.param_groups:
-            group["lr"] = synthesis
-        for group in self.mapping_optimizer.param_groups:
-            group["lr"] = mapping * group["scale"]
+    def rate(self, value: float) -> None:
+        """Set the learning rate of this step."""
+        for group in self.optimizer.param_groups:
+            group["lr"] = value
 
     @torch.no_grad()
     def measure_styles(self) -> None:
@@ -116,4 +104,4 @@ class Run:
 
     @staticmethod
     def _stateful() -> tuple[str, ...]:
-        return ("generator", "ema", "head", "synthesis_optimizer", "mapping_optimizer")
+        return ("generator", "ema", "optimizer")

@@ -76,9 +76,9 @@ def train_step(run: Run, z: torch.Tensor, pictures: torch.Tensor, narrow: float 
         else:
             found["distilled"] = sum(image_loss(answers[side], teacher[side]) for side in sheet.SIDES)
             total = total + 0.5 * found["distilled"]
-    run.synthesis_optimizer.zero_grad()
+    run.optimizer.zero_grad()
     total.backward()
-    run.synthesis_optimizer.step()
+    run.optimizer.step()
     return {name: value.item() for name, value in found.items()}
 
 
@@ -113,7 +113,7 @@ def main() -> None:
         with log_file.open("a") as file:
             file.write(line + "\n")
 
-    run = Run.start(blocks, device)
+    run = Run.start(device)
     if checkpoint.exists():
         run.load(checkpoint)
     else:
@@ -128,7 +128,7 @@ def main() -> None:
     started = last = saved = time.monotonic()
     sums: dict[str, float] = {}
     while run.step < args.steps and time.monotonic() - started < args.minutes * 60:
-        run.rates(learning_rate(run.step, args.steps), 0.0)
+        run.rate(learning_rate(run.step, args.steps))
         x, labels = pictures.batch(np.random.randint(0, len(pictures) - HELD_OUT, args.batch))
         z = blocks.latents_for(labels, STYLE_DIM)
         narrow = float(np.random.choice(RATIOS[:-1])) if run.step > FULL_ALONE * args.steps else None
