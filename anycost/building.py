@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,25 +13,34 @@ from anycost.errors import BackendError, CheckpointError, InputError
 if TYPE_CHECKING:
     from anycost.networks.channels import Architecture, Subnet
     from anycost.runtime.manifest import Manifest
+    from anycost.weights.checkpoint import Checkpoint, NetworkCheckpoint
+
+Fetched = Callable[[int, int | None], None]
+DEFAULT_BACKENDS = "onnxruntime,openvino"
+
+
+@dataclass(frozen=True)
+class BuildArguments:
+    """As in the command's help. models: ``[NAME=]FILE[:KEY]`` or names of the catalogue."""
+
+    models: Sequence[str]
+    random_init: str | None = None
+    subnets: str = "grid"
+    channels: Path | None = None
+    backend: str = DEFAULT_BACKENDS
+    noise: str = "input"
+    labels: Path | None = None
+    threads: int | None = None
 
 
 def build_bundle(
-    model: str | None,
-    output: Path,
-    subnets: str,
-    channels: Path | None,
-    backend: str,
-    noise: str,
-    random_init: str | None,
-    threads: int | None,
-    fetched: Callable[[int, int | None], None],
-    progress: Callable[[str, int, int], None],
+    arguments: BuildArguments, output: Path, fetched: Fetched, progress: Callable[[str, int, int], None]
 ) -> Manifest:
-    """Read or make the checkpoint, plan the sub-networks, build. Arguments as in the command's help."""
-    if (model is None) == (random_init is None):
+    """Read or make the checkpoints, plan the sub-networks, build."""
+    if bool(arguments.models) == bool(arguments.random_init):
         raise InputError("give either a MODEL (a checkpoint file or a name) or --random-init SHAPE")
-    if noise not in ("input", "stored"):
-        raise InputError(f"noise {noise!r} is not 'input' or 'stored'")
+    if arguments.noise not in ("input", "stored"):
+        raise InputError(f"noise {arguments.noise!r} is not 'input' or 'stored'")
     try:
         import torch
 
@@ -40,26 +50,93 @@ def build_bundle(
             f"building needs {error.name}, which is not installed: pip install 'anycost-runtime[export]'"
         ) from None
     from anycost.runtime.profile import default_threads
-    from anycost.weights import catalogue, checkpoint
-    from anycost.weights.random_init import random_checkpoint
 
-    if random_init is not None:
-        found = random_checkpoint(random_init)
-        name = f"random-{random_init}"
-    else:
-        assert model is not None
-        found = checkpoint.read(catalogue.resolve(model, fetched))
-        name = Path(model).stem
-    threads = threads or default_threads()
+    generator, networks, first = _read_all(arguments, fetched)
+    threads = arguments.threads or default_threads()
     torch.set_num_threads(threads)
     plan = Plan(
-        name="".join(c if c.isascii() and (c.isalnum() or c in "._-") else "-" for c in name).lstrip("._-") or "model",
-        subnets=_planned(found.arch, subnets, channels),
-        backends=[part.strip() for part in backend.split(",") if part.strip()] or _none("backend"),
-        stored_noise=noise == "stored",
+        name=_plain(first),
+        subnets=_planned(generator.arch, arguments.subnets, arguments.channels) if generator else [],
+        backends=[part.strip() for part in arguments.backend.split(",") if part.strip()] or _none("backend"),
+        stored_noise=arguments.noise == "stored",
         threads=threads,
+        networks=_labelled(networks, arguments.labels),
     )
-    return build(found, plan, output, progress)
+    return build(generator, plan, output, progress)
+
+
+def _read_all(
+    arguments: BuildArguments, fetched: Fetched
+) -> tuple[Checkpoint | None, dict[str, NetworkCheckpoint], str]:
+    """The generator if one was given, the other networks by their names in the bundle, and the bundle's own name."""
+    from anycost.weights.checkpoint import Checkpoint
+
+    generator: Checkpoint | None = None
+    networks: dict[str, NetworkCheckpoint] = {}
+    names = [part.strip() for part in (arguments.random_init or "").split(",") if part.strip()]
+    first = f"random-{names[0]}" if names else Path(arguments.models[0].rpartition("=")[2]).stem
+    for given, made in [(name, True) for name in names] + [(model, False) for model in arguments.models]:
+        name, found = ("", _random(given)) if made else read_model(given, fetched)
+        if isinstance(found, Checkpoint):
+            if generator is not None:
+                raise InputError(f"{found.source} is a second elastic generator: a bundle holds one at most")
+            generator = found
+            continue
+        wanted = name or found.network
+        if name and wanted in networks:
+            raise InputError(f"two networks are called {wanted}: give each its own name, as in NAME={given}")
+        number = 2
+        while wanted in networks:
+            wanted = f"{found.network}-{number}"
+            number += 1
+        networks[wanted] = found
+    return generator, networks, first
+
+
+def read_model(given: str, fetched: Fetched) -> tuple[str, Checkpoint | NetworkCheckpoint]:
+    """``[NAME=]FILE[:KEY]``, or a name of the catalogue -> NAME (or nothing) and what the file holds."""
+    from anycost.runtime.manifest import plain_name
+    from anycost.weights import catalogue, checkpoint
+
+    name, key = "", None
+    rest = given
+    # A file of exactly this name comes first, whatever is in the name.
+    if not Path(given).exists():
+        name, _, rest = given.rpartition("=")
+        if not Path(rest).exists() and ":" in rest and Path(rest.rpartition(":")[0]).exists():
+            rest, _, key = rest.rpartition(":")
+    if name:
+        try:
+            plain_name(name)
+        except ValueError as error:
+            raise InputError(str(error)) from None
+    return name, checkpoint.read_any(catalogue.resolve(rest, fetched), key)
+
+
+def _random(name: str) -> Checkpoint | NetworkCheckpoint:
+    from anycost.networks.registry import BY_NAME
+    from anycost.weights.random_init import random_checkpoint, random_network
+
+    return random_network(name) if name in BY_NAME else random_checkpoint(name)
+
+
+def _labelled(networks: dict[str, NetworkCheckpoint], labels: Path | None) -> dict[str, NetworkCheckpoint]:
+    """With the labels of a text file for the one network that has outputs to name."""
+    if labels is None:
+        return networks
+    from anycost.runtime.pipelines.tag import read_tags
+
+    tags = read_tags(labels)
+    named = [name for name, found in networks.items() if found.network in ("tagger", "attributes")]
+    if len(named) != 1:
+        raise InputError(f"--labels needs exactly one tagger or attribute predictor: there are {len(named)}")
+    labelled = replace(
+        networks[named[0]], metadata=networks[named[0]].metadata | {"labels": json.dumps(tags, ensure_ascii=False)}
+    )
+    if labelled.labels != tags:
+        outputs = labelled.arguments.get("tags", labelled.arguments.get("attributes"))
+        raise InputError(f"{labels} names {len(tags)} outputs, and {named[0]} has {outputs}")
+    return networks | {named[0]: labelled}
 
 
 def _planned(arch: Architecture, subnets: str, channels: Path | None) -> list[Subnet]:
@@ -89,6 +166,10 @@ def read_flexible(path: Path, arch: Architecture) -> list[Subnet]:
         raise CheckpointError(
             f'{path} is not of the form {{"NAME": {{"channels": [...], "res": 512}}}}: {type(error).__name__} {error}'
         ) from None
+
+
+def _plain(name: str) -> str:
+    return "".join(c if c.isascii() and (c.isalnum() or c in "._-") else "-" for c in name).lstrip("._-") or "model"
 
 
 def _none(what: str) -> Any:

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 import anycost
-from anycost.building import build_bundle
+from anycost.building import BuildArguments, build_bundle
 from anycost.errors import AnycostError
 from anycost.pictures import contact_sheet, save_images
 from anycost.progress import bar, bytes_bar
@@ -61,7 +61,7 @@ def run(model: str, folder: Path) -> None:
     err = console(stderr=True)
     started = time.monotonic()
     with bytes_bar(err, quiet=False) as fetched, bar(err, "building", quiet=False) as progress:
-        build_bundle(model, bundle, "grid", None, "onnxruntime,openvino", "input", None, None, fetched, progress)
+        build_bundle(BuildArguments([model]), bundle, fetched, progress)
     runtime = anycost.open(bundle)
     with bar(err, "verifying", quiet=False) as progress:
         failed = [check for check in runtime.verify(progress) if check.failed]

@@ -39,6 +39,14 @@ def contact_sheet(images: np.ndarray, columns: int | None = None) -> np.ndarray:
     return grid.reshape(rows * height, columns * width, 3)
 
 
+def save_png(image: np.ndarray, path: Path) -> None:
+    """uint8 [H, W, 3] -> one PNG. Raises InputError where it cannot be written."""
+    try:
+        _save(image, path)
+    except OSError as error:
+        raise InputError(f"{path} cannot be written: {error.strerror or error}; give another file") from None
+
+
 def _save(image: np.ndarray, path: Path) -> Path:
     buffer = io.BytesIO()
     Image.fromarray(image).save(buffer, format="PNG")

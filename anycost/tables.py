@@ -9,7 +9,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from anycost.runtime.choose import Row
-from anycost.runtime.report import HEADER, cells
+from anycost.runtime.report import HEADER, PART_HEADER, PartRow, cells, part_cells
 
 
 def console(*, stderr: bool = False) -> Console:
@@ -29,4 +29,12 @@ def engine_table(rows: Sequence[Row], notes: Mapping[str, str] | None = None) ->
         line = list(cells(row))
         line[-1] = (notes or {}).get(row.engine.name, line[-1])
         table.add_row(*map(escape, line), style="bold green" if row.chosen else "dim" if row.misfit else "")
+    return table
+
+
+def part_table(rows: Sequence[PartRow]) -> Table:
+    """One line an engine of the networks beside the generator."""
+    table = Table(*PART_HEADER, box=None, header_style="bold", padding=(0, 2, 0, 0))
+    for row in rows:
+        table.add_row(*map(escape, part_cells(row)))
     return table

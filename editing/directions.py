@@ -20,6 +20,7 @@ Facts = Mapping[str, str | float]
 
 KIND = "anycost directions 1"
 _LONGEST_NAME = 100
+_STRONGEST = 1000
 _OFF_UNIT = 1e-3  # float32 rounding of 512 numbers stays below 1e-6; a file written with three digits still passes
 
 
@@ -53,7 +54,9 @@ class Directions:
     """Unit vectors float32 [D, style_dim], D at least 1, each with a name of its own and what is known of it.
 
     `about` has a mapping for each direction, such as {"rule": "interfacegan", "accuracy": 0.97}; left out, all are empty.
-    The vectors are copied and cannot be written to. Raises InputError.
+    Its "strength" is the one fact that changes pictures: how many unit vectors a slider's step is long where W is wider or
+    narrower than the published generators'; 1 where it is not given. The vectors are copied and cannot be written to.
+    Raises InputError.
     """
 
     names: tuple[str, ...]
@@ -84,6 +87,8 @@ class Directions:
             raise InputError(f"{len(self.names)} directions and facts about {len(about)}")
         if not all(isinstance(fact, str | int | float) for facts in about for fact in facts.values()):
             raise InputError("what is known of a direction is neither text nor a number")
+        for name, facts in zip(self.names, about, strict=True):
+            _check_strength(name, facts.get("strength", 1))
         vectors.setflags(write=False)
         object.__setattr__(self, "vectors", vectors)
         object.__setattr__(self, "about", about)
@@ -109,17 +114,23 @@ class Directions:
         return len(self.names)
 
     def __getitem__(self, name: str) -> Array:
-        """The unit vector float32 [style_dim] of a name. Raises InputError with the known names."""
-        if name not in self.names:
-            raise InputError(f"unknown direction {name!r}: the known ones are {', '.join(self.names)}")
-        vector: Array = self.vectors[self.names.index(name)]
-        return vector
+        """What a slider's step is along: the unit vector float32 [style_dim] of a name, times its strength.
+
+        Raises InputError with the known names."""
+        at = self._row(name)
+        vector: Array = self.vectors[at]
+        strength = self.about[at].get("strength", 1)
+        return vector if strength == 1 else np.asarray(vector * np.float32(strength), np.float32)
 
     def only(self, names: Sequence[str]) -> Directions:
         """Some of the directions, in the order asked for. Raises InputError."""
-        rows = [self[name] for name in names]
-        about = tuple(self.about[self.names.index(name)] for name in names)
-        return Directions(tuple(names), np.stack(rows) if rows else np.empty((0, 0), np.float32), about)
+        rows = [self._row(name) for name in names]
+        return Directions(tuple(names), self.vectors[rows], tuple(self.about[row] for row in rows))
+
+    def _row(self, name: str) -> int:
+        if name not in self.names:
+            raise InputError(f"unknown direction {name!r}: the known ones are {', '.join(self.names)}")
+        return self.names.index(name)
 
 
 def save(path: Path, directions: Directions) -> None:
@@ -183,6 +194,12 @@ def _order_and_facts(path: Path, found: list[str], metadata: Mapping[str, str]) 
     if not whole:
         raise InputError(f"{path}: its metadata name other directions than it holds, or one of them twice")
     return order, list(about)
+
+
+def _check_strength(name: str, strength: object) -> None:
+    number = isinstance(strength, int | float) and not isinstance(strength, bool)
+    if not number or not np.isfinite(strength) or not 0 < strength <= _STRONGEST:
+        raise InputError(f"direction {name!r}: strength {strength!r} is not a number above 0 and up to {_STRONGEST}")
 
 
 def _json(value: object) -> str:

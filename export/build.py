@@ -6,7 +6,6 @@ that it was made from, and the manifest comes last.
 
 from __future__ import annotations
 
-import functools
 import gc
 import hashlib
 import json
@@ -25,30 +24,35 @@ from pydantic import ValidationError
 from safetensors import safe_open
 
 from anycost._version import __version__
+from anycost.editing.directions import load
 from anycost.errors import BuildError, ParityError
 from anycost.export import compilers, parts
+from anycost.export.jobs import Job, MappingJob, PartJob, SubnetJob, part_records
 from anycost.export.reference import Reference
-from anycost.export.trace import OPSET, Traced, trace_mapping, trace_synthesis
+from anycost.export.trace import OPSET, Traced
 from anycost.networks.channels import Subnet, macs, parameters
+from anycost.networks.registry import BY_NAME
 from anycost.runtime import backends
 from anycost.runtime.bundle import Weights
 from anycost.runtime.files import record_of, write_whole
 from anycost.runtime.manifest import (
     MANIFEST_NAME,
-    MAPPING,
     ArchitectureRecord,
     EngineRecord,
     FileRecord,
+    GeneratorRecord,
     Manifest,
+    NetworkRecord,
     SubnetRecord,
 )
 from anycost.runtime.parity import compare, views
 from anycost.runtime.profile import default_threads
 from anycost.runtime.verify import misfit
-from anycost.weights.checkpoint import Checkpoint
+from anycost.weights.checkpoint import Checkpoint, NetworkCheckpoint
 
-WEIGHTS = "weights.safetensors"
+WEIGHTS = "weights/generator.safetensors"
 LATENTS = "reference/latents.safetensors"
+DIRECTIONS = "directions.safetensors"
 _ENGINE_RECORD = "engine.json"
 _STORED_TYPES = (torch.float16, torch.float32)
 Progress = Callable[[str, int, int], None]
@@ -56,47 +60,52 @@ Progress = Callable[[str, int, int], None]
 
 @dataclass(frozen=True)
 class Plan:
-    """What to build. backends: names, in the order they are built. stored_noise: engines hold the stored noise."""
+    """What to build. backends: names, in the order they are built. stored_noise: engines hold the stored noise.
+
+    networks: what goes into the bundle beside the generator (or without one), by the names they get there. directions:
+    file of editing directions (``editing.directions``) to put into the bundle.
+    """
 
     name: str
     subnets: Sequence[Subnet]
     backends: Sequence[str]
     stored_noise: bool = False
     threads: int = field(default_factory=default_threads)
+    networks: Mapping[str, NetworkCheckpoint] = field(default_factory=dict)
+    directions: Path | None = None
 
 
-def build(checkpoint: Checkpoint, plan: Plan, folder: Path, progress: Progress | None = None) -> Manifest:
+def build(checkpoint: Checkpoint | None, plan: Plan, folder: Path, progress: Progress | None = None) -> Manifest:
     """Write the bundle into ``folder``, which may not exist, be empty, or hold an earlier build of the same.
 
-    progress(what, done, total). Raises BuildError: folder in use by something else or not writable, disk full, a failed
-    parity (ParityError, with the figures; that engine is left out of the folder), a missing backend (BackendError).
+    checkpoint: the elastic generator, None for a bundle without one. progress(what, done, total). Raises BuildError:
+    folder in use by something else or not writable, disk full, a failed parity (ParityError, with the figures; that engine
+    is left out of the folder), a missing backend (BackendError).
     """
     for backend in plan.backends:
         backends.require(backend)
+    if checkpoint is None and not plan.networks:
+        raise BuildError("there is nothing to build: give a generator or another network")
     try:
-        parts.claim(folder, {MANIFEST_NAME, WEIGHTS, "engines", "reference"})
+        parts.claim(folder, {MANIFEST_NAME, DIRECTIONS, "weights", "engines", "reference"})
         return _Builder(checkpoint, plan, folder, progress or _silent).run()
     except OSError as error:
         raise BuildError(parts.explain(error, folder)) from None
 
 
 class _Builder:
-    def __init__(self, checkpoint: Checkpoint, plan: Plan, folder: Path, progress: Progress):
+    def __init__(self, checkpoint: Checkpoint | None, plan: Plan, folder: Path, progress: Progress):
         self.checkpoint, self.plan, self.folder = checkpoint, plan, folder
-        self.generator = checkpoint.generator()
-        mean = self.generator.mean_style() if checkpoint.mean_style is None else checkpoint.mean_style
-        self.reference = Reference(self.generator, mean, plan.stored_noise)
-        self.total = 2 + (len(plan.subnets) + 1) * (1 + len(plan.backends))
-        self.done = 0
+        self.done, self.total = 0, 0
         self._progress = progress
-        # What every part depends on.
-        self.basis = {
-            "weights": checkpoint.sha256,
-            "arch": asdict(checkpoint.arch),
-            "stored_noise": plan.stored_noise,
-            "anycost": __version__,
-            "torch": torch.__version__,
-        }
+        self.files: dict[str, FileRecord] = {}
+        self.references: dict[str, str] = {}
+        self.notes: dict[str, dict[str, str]] = {}
+        self.engines: list[EngineRecord] = []
+        self.failures: list[ParityError] = []
+        # What every part depends on, and what those of each weights file do beside.
+        self.common = {"anycost": __version__, "torch": torch.__version__}
+        self.basis: dict[str, dict[str, object]] = {}
 
     def step(self, what: str) -> None:
         self._progress(what, self.done, self.total)
@@ -104,51 +113,42 @@ class _Builder:
 
     def run(self) -> Manifest:
         parts.remove_unfinished(self.folder)
-        files: dict[str, FileRecord] = {}
-        self.step("weights")
-        files[WEIGHTS] = self._weights()
-        self.step("latents")
-        files[LATENTS] = self._tensors(LATENTS, lambda: (self.reference.latents, {}))[0]
-        records, engines, references = [], [], {}
-        failures: list[ParityError] = []
-        for net in [None, *self.plan.subnets]:
-            network = net.name if net else MAPPING
-            self.step(f"{network}: reference")
-            path = f"reference/{network}.safetensors"
-            files[path], notes = self._tensors(path, functools.partial(self._sample, net))
-            references[network] = path
-            if net:
-                records.append(self._subnet(net, float(notes["distance"])))
-            traced: Traced | None = None
-            for backend in self.plan.backends:
-                self.step(f"{network}: {backend}")
-                engine = self._finished(network, backend, net)
-                if engine is None:
-                    traced = traced or self._trace(net)
-                    try:
-                        engine = self._engine(network, backend, net, traced, path)
-                    except ParityError as error:
-                        failures.append(error)
-                        continue
-                engines.append(engine)
-            gc.collect()
-        if failures:
-            raise ParityError(
-                f"{failures[0]}" + (f" (and {len(failures) - 1} engines more)" if len(failures) > 1 else "")
+        records = {name: part_records(name, BY_NAME[n.network], n.arguments) for name, n in self.plan.networks.items()}
+        graphs = sum(map(len, records.values())) + (len(self.plan.subnets) + 1 if self.checkpoint else 0)
+        self.total = len(records) + (2 if self.checkpoint else 0) + graphs * (1 + len(self.plan.backends))
+        generator = self._generator(self.checkpoint) if self.checkpoint else None
+        networks = []
+        for name, checkpoint in self.plan.networks.items():
+            path = f"weights/{name}.safetensors"
+            self.step(f"{name}: weights")
+            self._weights(path, checkpoint.tensors, checkpoint.described(), checkpoint.sha256, {})
+            module = checkpoint.module()
+            for record, part in records[name]:
+                self._job(PartJob(record, module, part, path))
+            networks.append(
+                NetworkRecord(
+                    name=name,
+                    kind=checkpoint.network,
+                    arguments=json.loads(json.dumps(checkpoint.arguments)),
+                    labels=checkpoint.labels,
+                    source=checkpoint.source,
+                    source_sha256=checkpoint.sha256,
+                    credit=checkpoint.metadata.get("credit", ""),
+                    parameters=sum(parameter.numel() for parameter in module.parameters()),
+                    weights=path,
+                    parts=tuple(record for record, _ in records[name]),
+                )
             )
+        if self.failures:
+            others = f" (and {len(self.failures) - 1} engines more)" if len(self.failures) > 1 else ""
+            raise ParityError(f"{self.failures[0]}{others}")
         manifest = Manifest(
             name=self.plan.name,
-            credit=self.checkpoint.metadata.get("credit", ""),
-            source=self.checkpoint.source,
-            source_sha256=self.checkpoint.sha256,
-            architecture=ArchitectureRecord(**asdict(self.checkpoint.arch)),
-            noise="stored" if self.plan.stored_noise else "input",
-            weights=WEIGHTS,
-            latents=LATENTS,
-            references=references,
-            subnets=tuple(records),
-            engines=tuple(engines),
-            files=files,
+            generator=generator,
+            networks=tuple(networks),
+            references=self.references,
+            engines=tuple(self.engines),
+            files=self.files,
         )
         # The manifest of a larger build goes before the parts that it names and this one does not.
         write_whole(self.folder / MANIFEST_NAME, manifest.model_dump_json(indent=1).encode())
@@ -156,48 +156,44 @@ class _Builder:
         self._progress("", self.total, self.total)
         return manifest
 
-    def _changing(self) -> None:
-        """Before anything is written: the manifest of an earlier build no longer describes the folder."""
-        (self.folder / MANIFEST_NAME).unlink(missing_ok=True)
+    def _generator(self, checkpoint: Checkpoint) -> GeneratorRecord:
+        generator = checkpoint.generator()
+        mean = generator.mean_style() if checkpoint.mean_style is None else checkpoint.mean_style
+        reference = Reference(generator, mean, self.plan.stored_noise)
+        self.step("weights")
+        more = {"arch": asdict(checkpoint.arch), "stored_noise": self.plan.stored_noise}
+        self._weights(WEIGHTS, checkpoint.tensors, checkpoint.described(), checkpoint.sha256, more)
+        self.step("latents")
+        self._tensors(LATENTS, WEIGHTS, lambda: (reference.latents, {}))
+        self._job(MappingJob(checkpoint.arch, reference, WEIGHTS))
+        for net in self.plan.subnets:
+            self._job(SubnetJob(checkpoint.arch, net, reference, WEIGHTS))
+        return GeneratorRecord(
+            source=checkpoint.source,
+            source_sha256=checkpoint.sha256,
+            credit=checkpoint.metadata.get("credit", ""),
+            architecture=ArchitectureRecord(**asdict(checkpoint.arch)),
+            noise="stored" if self.plan.stored_noise else "input",
+            weights=WEIGHTS,
+            latents=LATENTS,
+            directions=self._directions(),
+            subnets=tuple(self._subnet(net, checkpoint.arch.style_dim) for net in self.plan.subnets),
+        )
 
-    def _key(self, **more: object) -> str:
-        return hashlib.sha256(json.dumps(self.basis | more, sort_keys=True).encode()).hexdigest()
-
-    def _weights(self) -> FileRecord:
-        """The checkpoint's tensors in their own type; what NumPy has no type for is widened."""
-        path = self.folder / WEIGHTS
-        key = self._key(part=WEIGHTS)
-        if parts.notes_of(path, key) is None:
+    def _directions(self) -> str | None:
+        """A copy of the file of directions, after reading it."""
+        if self.plan.directions is None:
+            return None
+        load(self.plan.directions)
+        content = self.plan.directions.read_bytes()
+        path = self.folder / DIRECTIONS
+        if not path.is_file() or path.read_bytes() != content:
             self._changing()
-            tensors = {
-                name: tensor if tensor.dtype in _STORED_TYPES else tensor.float()
-                for name, tensor in self.checkpoint.tensors.items()
-            }
-            parts.write(path, tensors, self.checkpoint.metadata, key)
-        return record_of(path)
+            write_whole(path, content)
+        self.files[DIRECTIONS] = record_of(path)
+        return DIRECTIONS
 
-    def _tensors(
-        self, relative: str, make: Callable[[], tuple[Mapping[str, np.ndarray], dict[str, str]]]
-    ) -> tuple[FileRecord, dict[str, str]]:
-        """A small file of arrays and notes, made unless it is there from an earlier run."""
-        path = self.folder / relative
-        key = self._key(part=relative)
-        notes = parts.notes_of(path, key)
-        if notes is None:
-            arrays, notes = make()
-            self._changing()
-            path.parent.mkdir(exist_ok=True)
-            tensors = {name: torch.from_numpy(np.ascontiguousarray(array)) for name, array in arrays.items()}
-            parts.write(path, tensors, notes, key)
-        return record_of(path), notes
-
-    def _sample(self, net: Subnet | None) -> tuple[Mapping[str, np.ndarray], dict[str, str]]:
-        if net is None:
-            return views(self.reference.mapping()), {}
-        return views(self.reference.synthesis(net)), {"distance": repr(round(self.reference.distance(net), 6))}
-
-    def _subnet(self, net: Subnet, distance: float) -> SubnetRecord:
-        style_dim = self.checkpoint.arch.style_dim
+    def _subnet(self, net: Subnet, style_dim: int) -> SubnetRecord:
         return SubnetRecord(
             name=net.name,
             resolution=net.resolution,
@@ -205,22 +201,81 @@ class _Builder:
             ratio=net.ratio,
             macs=macs(net, style_dim),
             parameters=parameters(net, style_dim),
-            distance=distance,
+            distance=float(self.notes[net.name]["distance"]),
         )
 
-    def _trace(self, net: Subnet | None) -> Traced:
-        state = self.generator.state_dict()
-        if net is None:
-            return trace_mapping(self.checkpoint.arch, state)
-        return trace_synthesis(self.checkpoint.arch, net, state, self.plan.stored_noise)
+    def _job(self, job: Job) -> None:
+        """The reference sample of a graph and an engine for every backend."""
+        self.step(f"{job.name}: reference")
+        path = f"reference/{job.name}.safetensors"
+        self.notes[job.name] = self._tensors(path, job.weights, lambda: _viewed(job))
+        self.references[job.name] = path
+        traced: Traced | None = None
+        for backend in self.plan.backends:
+            self.step(f"{job.name}: {backend}")
+            engine = self._finished(job, backend)
+            if engine is None:
+                traced = traced or job.trace()
+                try:
+                    engine = self._engine(job, backend, traced, path)
+                except ParityError as error:
+                    self.failures.append(error)
+                    continue
+            self.engines.append(engine)
+        gc.collect()
 
-    def _engine_key(self, backend: str, net: Subnet | None) -> str:
+    def _changing(self) -> None:
+        """Before anything is written: the manifest of an earlier build no longer describes the folder."""
+        (self.folder / MANIFEST_NAME).unlink(missing_ok=True)
+
+    def _key(self, weights: str, **more: object) -> str:
+        content = self.common | self.basis[weights] | more
+        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+    def _weights(
+        self,
+        relative: str,
+        tensors: Mapping[str, torch.Tensor],
+        metadata: dict[str, str],
+        sha256: str,
+        more: dict[str, object],
+    ) -> None:
+        """The checkpoint's tensors in their own type; what NumPy has no type for is widened."""
+        self.basis[relative] = {"weights": sha256, **more}
+        path = self.folder / relative
+        key = self._key(relative, part=relative)
+        if parts.notes_of(path, key) is None:
+            self._changing()
+            path.parent.mkdir(exist_ok=True)
+            stored = {name: x if x.dtype in _STORED_TYPES else x.float() for name, x in tensors.items()}
+            parts.write(path, stored, metadata, key)
+        self.files[relative] = record_of(path)
+
+    def _tensors(
+        self, relative: str, weights: str, make: Callable[[], tuple[Mapping[str, np.ndarray], dict[str, str]]]
+    ) -> dict[str, str]:
+        """A small file of arrays and notes, made unless it is there from an earlier run; returns the notes."""
+        path = self.folder / relative
+        key = self._key(weights, part=relative)
+        notes = parts.notes_of(path, key)
+        if notes is None:
+            arrays, notes = make()
+            self._changing()
+            path.parent.mkdir(exist_ok=True)
+            tensors = {name: torch.from_numpy(np.ascontiguousarray(array)) for name, array in arrays.items()}
+            parts.write(path, tensors, notes, key)
+        self.files[relative] = record_of(path)
+        return notes
+
+    def _engine_key(self, job: Job, backend: str) -> str:
         return self._key(
+            job.weights,
             part="engine",
             backend=backend,
             version=backends.installed(backend),
             onnx=onnx.__version__,
-            net=net and asdict(net),
+            graph=dict(job.basis),
+            network=job.name,
         )
 
     def _versions(self, backend: str) -> dict[str, str]:
@@ -232,42 +287,42 @@ class _Builder:
         }
         return found | {backend: backends.installed(backend) or ""}
 
-    def _finished(self, network: str, backend: str, net: Subnet | None) -> EngineRecord | None:
+    def _finished(self, job: Job, backend: str) -> EngineRecord | None:
         """The engine from an earlier run, if it is whole and was made from the same."""
-        folder = self.folder / _engine_folder(network, backend)
+        folder = self.folder / _engine_folder(job.name, backend)
         try:
             record = EngineRecord.model_validate_json((folder / _ENGINE_RECORD).read_bytes())
         except (OSError, ValidationError):
             return None
-        same = record.key == self._engine_key(backend, net)
+        same = record.key == self._engine_key(job, backend)
         whole = all(
             (folder / path).is_file() and record_of(folder / path) == file for path, file in record.files.items()
         )
         return record if same and whole else None
 
-    def _engine(self, network: str, backend: str, net: Subnet | None, traced: Traced, reference: str) -> EngineRecord:
+    def _engine(self, job: Job, backend: str, traced: Traced, reference: str) -> EngineRecord:
         """Compile into a hidden folder, load it as the runtime will, compare, and only then give it its name."""
-        final = self.folder / _engine_folder(network, backend)
+        final = self.folder / _engine_folder(job.name, backend)
         hidden = final.with_name(f".{final.name}.part")
         shutil.rmtree(hidden, ignore_errors=True)
         hidden.mkdir(parents=True)
-        weights = Weights(self.folder / WEIGHTS)
+        weights = Weights(self.folder / job.weights)
         try:
             compilers.write(backend, traced, hidden)
-            output = self._run(backend, hidden, weights, net)
+            engine = backends.load(backend, hidden, weights.bind, self.plan.threads)
             with safe_open(self.folder / reference, framework="numpy") as file:
                 expected = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
-            parity = compare(views(output), expected)
+            parity = compare(views(job.run(engine)), expected)
             problem = misfit(parity)
             if problem:
-                raise ParityError(f"engine {network}/{backend} failed its parity check: {problem}; it was not kept")
+                raise ParityError(f"engine {job.name}/{backend} failed its parity check: {problem}; it was not kept")
             record = EngineRecord(
-                network=network,
+                network=job.name,
                 backend=backend,
                 target=f"cpu-{platform.machine().lower()}",
                 precision="fp32",
-                folder=_engine_folder(network, backend),
-                key=self._engine_key(backend, net),
+                folder=_engine_folder(job.name, backend),
+                key=self._engine_key(job, backend),
                 versions=self._versions(backend),
                 files={path.name: record_of(path) for path in sorted(hidden.iterdir())},
                 weights_bytes=sum(4 * math.prod(binding.shape) for binding in traced.bindings.values()),
@@ -281,28 +336,20 @@ class _Builder:
             shutil.rmtree(hidden, ignore_errors=True)
         return record
 
-    def _run(self, backend: str, folder: Path, weights: Weights, net: Subnet | None) -> np.ndarray:
-        """The engine's output for the reference samples, one at a time as on a device."""
-        engine = backends.load(backend, folder, weights.bind, self.plan.threads)
-        stored = self.reference.latents
-        if net is None:
-            return engine.run({"z": stored["z"]})
-        noise = [] if self.plan.stored_noise else self.reference.noise(net)
-        outputs = []
-        for i in range(len(stored["w_plus"])):
-            inputs = {"w_plus": stored["w_plus"][i : i + 1]}
-            inputs |= {f"noise_{k}": np.ascontiguousarray(layer[i : i + 1]) for k, layer in enumerate(noise)}
-            outputs.append(engine.run(inputs))
-        return np.concatenate(outputs)
-
     def _remove_others(self, manifest: Manifest) -> None:
-        """Engines and samples of an earlier build that this one does not name."""
+        """Engines, samples and weights of an earlier build that this one does not name."""
         kept = {self.folder / path for path in manifest.all_files()}
-        for path in [*self.folder.glob("engines/*/*"), *self.folder.glob("reference/*")]:
-            if path.is_dir() and not any(file.is_relative_to(path) for file in kept):
-                shutil.rmtree(path)
-            elif path.is_file() and path not in kept:
-                path.unlink()
+        for pattern in ("engines/*/*", "reference/*", "weights/*", DIRECTIONS):
+            for path in self.folder.glob(pattern):
+                if path.is_dir() and not any(file.is_relative_to(path) for file in kept):
+                    shutil.rmtree(path)
+                elif path.is_file() and path not in kept:
+                    path.unlink()
+
+
+def _viewed(job: Job) -> tuple[Mapping[str, np.ndarray], dict[str, str]]:
+    outputs, notes = job.sample()
+    return views(outputs), notes
 
 
 def _silent(what: str, done: int, total: int) -> None:

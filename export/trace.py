@@ -12,15 +12,19 @@ from dataclasses import dataclass
 import numpy as np
 import onnx
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from anycost.errors import BuildError
 from anycost.export.deploy import Deployed, StaticMapping, StaticSynthesis
+from anycost.export.network_form import TracedPart
 from anycost.networks.channels import Architecture, Subnet
+from anycost.networks.kinds import Part
 from anycost.runtime.binding import Binding
 from anycost.runtime.latents import noise_sides
 
 OPSET = 18
+# Bytes of constants that come from no weight: FIR kernels, shapes, scalars.
+_MOST_LOOSE = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -39,7 +43,8 @@ class Traced:
 def trace_mapping(arch: Architecture, state: Mapping[str, Tensor]) -> Traced:
     """``mapping``: input z [batch, style_dim], output w [batch, style_dim]."""
     example = torch.zeros(2, arch.style_dim)
-    return _trace(StaticMapping(arch, state), {"z": example}, ["z"], "w")
+    network = StaticMapping(arch, state)
+    return _trace(network, {"z": example}, ["z"], ["w"], _constants(network))
 
 
 def trace_synthesis(arch: Architecture, net: Subnet, state: Mapping[str, Tensor], stored_noise: bool) -> Traced:
@@ -49,10 +54,36 @@ def trace_synthesis(arch: Architecture, net: Subnet, state: Mapping[str, Tensor]
     if not stored_noise:
         inputs["noise"] = [torch.zeros(2, 1, side, side) for side in noise_sides(net.resolution)]
         names += [f"noise_{i}" for i in range(len(inputs["noise"]))]
-    return _trace(StaticSynthesis(arch, net, state, stored_noise), inputs, names, "image")
+    network = StaticSynthesis(arch, net, state, stored_noise)
+    return _trace(network, inputs, names, ["image"], _constants(network))
 
 
-def _trace(network: Deployed, inputs: Mapping[str, Tensor | list[Tensor]], names: list[str], output: str) -> Traced:
+def trace_part(network: nn.Module, part: Part, batch: int = 2) -> Traced:
+    """A part of any other network. batch: of the example that is traced; any batch can be run."""
+    form = TracedPart(network, part).eval()
+    inputs = {"inputs": [torch.zeros(batch, *port.shape) for port in part.inputs]}
+    names = [port.name for port in part.inputs]
+    traced = _trace(form, inputs, names, [port.name for port in part.outputs], form.bindings)
+    state = form.state_dict()
+    for name, value in traced.values().items():
+        if not np.array_equal(value, state[name].numpy()):
+            raise BuildError(
+                f"the exporter changed the weights {name}: this PyTorch version ({torch.__version__}) is not supported"
+            )
+    return traced
+
+
+def _constants(network: Deployed) -> dict[str, Binding]:
+    return {f"constants.{name.replace('.', '__')}": binding for name, binding in network.bindings.items()}
+
+
+def _trace(
+    network: nn.Module,
+    inputs: Mapping[str, Tensor | list[Tensor]],
+    names: list[str],
+    outputs: list[str],
+    bindings: Mapping[str, Binding],
+) -> Traced:
     batch = torch.export.Dim("batch", min=1, max=1024)
     dynamic = {name: [{0: batch} for _ in x] if isinstance(x, list) else {0: batch} for name, x in inputs.items()}
     with quiet(), torch.no_grad():
@@ -60,7 +91,7 @@ def _trace(network: Deployed, inputs: Mapping[str, Tensor | list[Tensor]], names
             network.eval(),
             tuple(inputs.values()),
             input_names=names,
-            output_names=[output],
+            output_names=outputs,
             dynamic_shapes=dynamic,
             opset_version=OPSET,
             dynamo=True,
@@ -69,14 +100,16 @@ def _trace(network: Deployed, inputs: Mapping[str, Tensor | list[Tensor]], names
     assert program is not None
     model = _bare(program.model_proto)
     onnx.checker.check_model(model, full_check=True)
-    found = {initializer.name for initializer in model.graph.initializer}
-    bindings = {f"constants.{name.replace('.', '__')}": binding for name, binding in network.bindings.items()}
-    missing = sorted(set(bindings) - found)
-    if missing:
+    found = {initializer.name: initializer for initializer in model.graph.initializer}
+    # A part of a network uses some of its constants only.
+    bound = {name: binding for name, binding in bindings.items() if name in found}
+    loose = sum(len(initializer.raw_data) for name, initializer in found.items() if name not in bound)
+    if not bound or loose > _MOST_LOOSE:
         raise BuildError(
-            f"the exporter dropped or renamed {missing[0]}: this PyTorch version ({torch.__version__}) is not supported"
+            f"the exporter renamed or folded {loose} bytes of weights: this PyTorch version ({torch.__version__}) is not "
+            "supported"
         )
-    return Traced(model, bindings)
+    return Traced(model, bound)
 
 
 def _bare(model: onnx.ModelProto) -> onnx.ModelProto:

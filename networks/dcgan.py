@@ -18,7 +18,7 @@ class Dcgan(nn.Module):
 
     def __init__(self, nz: int = 100, features: int = 64, channels: int = 3):
         super().__init__()
-        self.nz = nz
+        self.nz, self.channels = nz, channels
         widths = [nz, 8 * features, 4 * features, 2 * features, features]
         layers: list[nn.Module] = []
         for i, (entering, leaving) in enumerate(itertools.pairwise(widths)):

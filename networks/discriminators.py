@@ -67,7 +67,7 @@ class MultiResolutionDiscriminator(_Head):
     """One input layer for each of the ``n_res`` highest resolutions, and with ``modulate`` the last two residual blocks
     scaled and shifted by linear maps of the generator's architecture vector.
 
-    Image [N, 3, R', R'] of any of these resolutions, g_arch [4 (2 log2 R - 2)] or [1, ...] -> logit [N, 1].
+    Image [N, 3, R', R'] of any of these resolutions, g_arch [4 (2 log2 R - 2)], for all images or [N, ...] -> logit [N, 1].
     """
 
     def __init__(

@@ -54,7 +54,10 @@ class FusedLeakyReLU(nn.Module):
 
 
 class AdaptiveModulate(nn.Module):
-    """x * (1 + A g) + B g: one scale and shift a channel from the architecture vector g of the generator (Anycost GAN, 3.2)."""
+    """x * (1 + A g) + B g: one scale and shift a channel from the architecture vector g of the generator (Anycost GAN, 3.2).
+
+    g_arch: [L] or [1, L] for all images, or [N, L].
+    """
 
     def __init__(self, channels: int, architecture: int):
         super().__init__()
@@ -62,8 +65,9 @@ class AdaptiveModulate(nn.Module):
         self.bias_mapping = nn.Linear(architecture, channels)
 
     def forward(self, x: Tensor, g_arch: Tensor) -> Tensor:
-        weight = 1 + self.weight_mapping(g_arch.reshape(1, -1))
-        bias = self.bias_mapping(g_arch.reshape(1, -1))
+        g_arch = g_arch.reshape(-1, self.weight_mapping.in_features)
+        weight = 1 + self.weight_mapping(g_arch)
+        bias = self.bias_mapping(g_arch)
         return x * weight[:, :, None, None] + bias[:, :, None, None]
 
 

@@ -48,7 +48,10 @@ class EqualConv2d(nn.Module):
 
 
 class FusedUpsample(nn.Module):
-    """Stride-2 transposed convolution by the average of four shifted copies of a 3x3 kernel, and a bias."""
+    """Stride-2 transposed convolution by the average of four shifted copies of a 3x3 kernel, and a bias.
+
+    Averaging shifted kernels is averaging shifted pictures, so the 3x3 convolution comes first and a 2x2 mean follows.
+    """
 
     def __init__(self, entering: int, leaving: int):
         super().__init__()
@@ -57,9 +60,8 @@ class FusedUpsample(nn.Module):
         self.scale = sqrt(2 / (entering * 9))
 
     def forward(self, x: Tensor) -> Tensor:
-        padded = F.pad(self.weight * self.scale, [1, 1, 1, 1])
-        weight = (padded[:, :, 1:, 1:] + padded[:, :, :-1, 1:] + padded[:, :, 1:, :-1] + padded[:, :, :-1, :-1]) / 4
-        return F.conv_transpose2d(x, weight, self.bias, stride=2, padding=1)
+        y = F.conv_transpose2d(x * self.scale, self.weight, stride=2)
+        return F.avg_pool2d(y, 2, stride=1) + self.bias[:, None, None]
 
 
 class Blur(nn.Module):

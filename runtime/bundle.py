@@ -14,7 +14,16 @@ from safetensors import SafetensorError, safe_open
 from anycost.errors import BundleError
 from anycost.runtime.binding import Binding
 from anycost.runtime.files import record_of
-from anycost.runtime.manifest import FORMAT_VERSION, MANIFEST_NAME, EngineRecord, Manifest, SubnetRecord
+from anycost.runtime.manifest import (
+    FORMAT_VERSION,
+    MANIFEST_NAME,
+    MAPPING,
+    EngineRecord,
+    GeneratorRecord,
+    Manifest,
+    NetworkRecord,
+    SubnetRecord,
+)
 
 Array = np.ndarray
 
@@ -34,15 +43,41 @@ class Bundle:
         """All tensors of a safetensors file of the bundle."""
         return read_tensors(self.path(relative))
 
-    def weights(self) -> Weights:
-        return Weights(self.path(self.manifest.weights))
+    @property
+    def generator(self) -> GeneratorRecord:
+        """Raises BundleError when the bundle holds no elastic generator."""
+        if self.manifest.generator is None:
+            held = ", ".join(network.kind for network in self.manifest.networks)
+            raise BundleError(f"{self.folder} holds no elastic generator: it has {held}")
+        return self.manifest.generator
+
+    def network(self, kind: str, name: str | None = None) -> NetworkRecord:
+        """The network of a kind, the one called ``name`` where there are several. Raises BundleError."""
+        found = [net for net in self.manifest.networks if net.kind == kind and name in (None, net.name)]
+        if len(found) == 1:
+            return found[0]
+        if found:
+            raise BundleError(
+                f"{self.folder} holds several networks of kind {kind}: name one of {', '.join(net.name for net in found)}"
+            )
+        raise BundleError(
+            f"{self.folder} holds no network of kind {kind}{f' called {name}' if name else ''}: "
+            f"build it in with 'anycost build MODEL CHECKPOINT -o {self.folder}'"
+        )
+
+    def weights(self, network: str = MAPPING) -> Weights:
+        """The weights that the engines of a sub-network, ``mapping`` or a part are made from."""
+        for record in self.manifest.networks:
+            if any(part.name == network for part in record.parts):
+                return Weights(self.path(record.weights))
+        return Weights(self.path(self.generator.weights))
 
     def subnet(self, name: str) -> SubnetRecord:
         """Raises BundleError that lists the known names."""
-        for net in self.manifest.subnets:
+        for net in self.generator.subnets:
             if net.name == name:
                 return net
-        known = ", ".join(net.name for net in self.manifest.subnets)
+        known = ", ".join(net.name for net in self.generator.subnets)
         raise BundleError(f"sub-network {name!r} is not in {self.folder}: it has {known}")
 
     def engines(self, network: str) -> list[EngineRecord]:
@@ -50,7 +85,7 @@ class Bundle:
 
 
 class Weights:
-    """The bundle's one weights file, memory-mapped: bindings are cut out of it, as float32."""
+    """One weights file, memory-mapped: bindings are cut out of it, as float32."""
 
     def __init__(self, path: Path):
         try:
@@ -117,7 +152,7 @@ def read_manifest(folder: Path) -> tuple[Manifest, str]:
     if not path.is_file():
         if not any(folder.iterdir()):
             raise BundleError(f"{folder} is empty: build a bundle with 'anycost build MODEL -o {folder}'")
-        if (folder / "engines").is_dir() or (folder / "weights.safetensors").is_file():
+        if (folder / "engines").is_dir() or (folder / "weights").is_dir():
             raise BundleError(
                 f"{folder} is an unfinished build: run the same 'anycost build' again, it goes on from there"
             )

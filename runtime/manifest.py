@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import PurePosixPath
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
@@ -33,6 +33,7 @@ def plain_name(name: str) -> str:
 BundlePath = Annotated[str, AfterValidator(_inside)]
 Name = Annotated[str, AfterValidator(plain_name)]
 Positive = Annotated[int, Field(ge=1)]
+Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Finite = Annotated[float, Field(allow_inf_nan=False)]
 
 
@@ -43,7 +44,7 @@ class Record(BaseModel):
 class FileRecord(Record):
     """sha256 (hex) and size in bytes of one file."""
 
-    sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+    sha256: Sha256
     size: Annotated[int, Field(ge=0)]
 
 
@@ -81,8 +82,64 @@ class ParityRecord(Record):
     ssim: Finite
 
 
+class GeneratorRecord(Record):
+    """The elastic generator of a bundle. noise: whether engines take it or hold the stored one. latents: file of z,
+    w_plus and mean_style. directions: file of editing directions. source: the checkpoint's file name."""
+
+    source: str
+    source_sha256: Sha256
+    credit: str = ""
+    architecture: ArchitectureRecord
+    noise: Literal["input", "stored"]
+    weights: BundlePath
+    latents: BundlePath
+    directions: BundlePath | None = None
+    subnets: Annotated[tuple[SubnetRecord, ...], Field(min_length=1)]
+
+
+class PortRecord(Record):
+    """An input or output of a part: shape without the batch axis; values: what its samples are drawn from (samples.py)."""
+
+    name: Name
+    shape: tuple[Positive, ...]
+    values: Literal["normal", "image", "unit", "onehot"] = "normal"
+
+
+class PartRecord(Record):
+    """One graph of a network; its name is that of its engines. macs: multiply-adds for one sample."""
+
+    name: Name
+    inputs: tuple[PortRecord, ...]
+    outputs: tuple[PortRecord, ...]
+    macs: Annotated[int, Field(ge=0)]
+
+
+class NetworkRecord(Record):
+    """Any other network: an encoder, a translator, ... kind: of ``anycost inspect --networks``. labels: what its outputs are
+    called."""
+
+    name: Name
+    kind: Name
+    arguments: dict[str, Any]
+    labels: tuple[str, ...] = ()
+    source: str
+    source_sha256: Sha256
+    credit: str = ""
+    parameters: Annotated[int, Field(ge=0)]
+    weights: BundlePath
+    parts: Annotated[tuple[PartRecord, ...], Field(min_length=1)]
+
+    def part(self, name: str = "") -> PartRecord:
+        """The part called NETWORK.name, or the only one. Raises KeyError."""
+        wanted = f"{self.name}.{name}" if name else self.name
+        for part in self.parts:
+            if part.name == wanted:
+                return part
+        raise KeyError(wanted)
+
+
 class EngineRecord(Record):
-    """One compiled network. network: a sub-network's name, or ``mapping``. key: hash of all that the engine was made from.
+    """One compiled graph. network: a sub-network's name, ``mapping``, or a part's. key: hash of all that it was made from.
     weights_bytes: what it takes from the weights file, as float32."""
 
     network: Name
@@ -90,7 +147,7 @@ class EngineRecord(Record):
     target: Name
     precision: Literal["fp32"]
     folder: BundlePath
-    key: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+    key: Sha256
     versions: dict[str, str]
     files: dict[BundlePath, FileRecord]
     weights_bytes: Annotated[int, Field(ge=0)]
@@ -107,39 +164,38 @@ class EngineRecord(Record):
 
 
 class Manifest(Record):
-    """Everything a device needs to know of a bundle. ``files`` are those outside the engines' own folders."""
+    """Everything a device needs to know of a bundle. references: file of the expected outputs, by name of the sub-network,
+    ``mapping`` or part. files: those outside the engines' own folders."""
 
     format: Literal["anycost-bundle"] = "anycost-bundle"
     format_version: Literal[1] = 1
     name: Name
-    credit: str = ""
-    source: str
-    source_sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
-    architecture: ArchitectureRecord
-    noise: Literal["input", "stored"]
-    weights: BundlePath
-    latents: BundlePath
+    generator: GeneratorRecord | None
+    networks: tuple[NetworkRecord, ...]
     references: dict[Name, BundlePath]
-    subnets: tuple[SubnetRecord, ...]
     engines: tuple[EngineRecord, ...]
     files: dict[BundlePath, FileRecord]
 
     @model_validator(mode="after")
     def _consistent(self) -> Manifest:
-        if not self.subnets:
-            raise ValueError("it names no sub-network")
-        names = [net.name for net in self.subnets]
+        if not self.generator and not self.networks:
+            raise ValueError("it names no network")
+        names = [part.name for network in self.networks for part in network.parts]
+        paths = [network.weights for network in self.networks]
+        if self.generator:
+            names += [MAPPING, *(net.name for net in self.generator.subnets)]
+            paths += [self.generator.weights, self.generator.latents]
+            paths += [self.generator.directions] if self.generator.directions else []
         if len(set(names)) != len(names):
-            raise ValueError("two sub-networks have one name")
-        for path in (self.weights, self.latents, *self.references.values()):
+            raise ValueError("two networks have one name")
+        for path in (*paths, *self.references.values()):
             if path not in self.files:
                 raise ValueError(f"file {path!r} has no sha256")
-        known = {*names, MAPPING}
         for engine in self.engines:
-            if engine.network not in known:
+            if engine.network not in names:
                 raise ValueError(f"engine {engine.name!r} is of an unknown network")
-        if set(self.references) != known:
-            raise ValueError("reference samples and sub-networks do not match")
+        if set(self.references) != set(names):
+            raise ValueError("reference samples and networks do not match")
         return self
 
     def all_files(self) -> dict[str, FileRecord]:

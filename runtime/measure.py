@@ -17,7 +17,17 @@ import numpy as np
 
 from anycost.errors import AnycostError, BackendError
 from anycost.runtime.bundle import Bundle
-from anycost.runtime.profile import Measurement, Profile, device_name, runnable_engines, store_profile, stored_profile
+from anycost.runtime.networks import LoadedNetwork
+from anycost.runtime.profile import (
+    Measurement,
+    Profile,
+    device_name,
+    part_engines,
+    runnable_engines,
+    store_profile,
+    stored_profile,
+)
+from anycost.runtime.samples import inputs_of
 
 WARM_UP_RUNS = 3
 LEAST_RUNS = 10
@@ -29,21 +39,18 @@ Progress = Callable[[str, int, int], None]
 
 def measure(bundle: Bundle, engine: str, threads: int) -> Measurement:
     """Load one engine here and time it. Call it in a fresh process: memory is the process's peak."""
-    from anycost.runtime.runtime import Runtime  # the runtime imports this module to profile
-
     network, backend = engine.rsplit("/", 1)
-    z = np.random.RandomState(0).standard_normal((1, bundle.manifest.architecture.style_dim)).astype(np.float32)
     started = time.perf_counter()
-    session = Runtime(bundle, threads=threads).session(network, backend)
-    session.image(z)
+    run = _once(bundle, network, backend, threads)
+    run()
     load_ms = (time.perf_counter() - started) * 1e3
     for _ in range(WARM_UP_RUNS):
-        session.image(z)
+        run()
     times: list[float] = []
     began = time.perf_counter()
     while len(times) < LEAST_RUNS or (len(times) < MOST_RUNS and time.perf_counter() - began < LEAST_SECONDS):
         start = time.perf_counter()
-        session.image(z)
+        run()
         times.append((time.perf_counter() - start) * 1e3)
     p50, p95 = np.percentile(times, [50, 95])
     return Measurement(
@@ -53,6 +60,22 @@ def measure(bundle: Bundle, engine: str, threads: int) -> Measurement:
         memory_mb=round(peak_memory_mb(), 1),
         runs=len(times),
     )
+
+
+def _once(bundle: Bundle, network: str, backend: str, threads: int) -> Callable[[], object]:
+    """Load an engine and return what runs it once: from z to the image for a sub-network, one sample for a part."""
+    from anycost.runtime.runtime import Runtime  # the runtime imports this module to profile
+
+    for record in bundle.manifest.networks:
+        for part in record.parts:
+            if part.name == network:
+                loaded = LoadedNetwork(bundle, record, None, threads, backend)
+                inputs = inputs_of(part, 1)
+                short = network[len(record.name) + 1 :]
+                return lambda: loaded.run(short, inputs)
+    z = np.random.RandomState(0).standard_normal((1, bundle.generator.architecture.style_dim)).astype(np.float32)
+    session = Runtime(bundle, threads=threads).session(network, backend)
+    return lambda: session.image(z)
 
 
 def peak_memory_mb() -> float:
@@ -80,7 +103,7 @@ def profile(bundle: Bundle, threads: int, *, refresh: bool = False, progress: Pr
     """
     stored = None if refresh else stored_profile(bundle, threads)
     found = dict(stored.engines) if stored else {}
-    names = runnable_engines(bundle)
+    names = (runnable_engines(bundle) if bundle.manifest.generator else []) + part_engines(bundle)
     failures: list[str] = []
     for done, name in enumerate(names):
         if name in found:

@@ -16,13 +16,18 @@ _WINDOW = 64
 _HIGHEST_PSNR_DB = 200.0
 
 
-def views(output: Array) -> dict[str, Array]:
-    """What is kept of a reference output. float32 [N, 3, R, R] up to 128 px, and any other rank, is kept whole.
+def views(outputs: Mapping[str, Array]) -> dict[str, Array]:
+    """What is kept of a network's outputs, as ``OUTPUT.VIEW``."""
+    return {f"{name}.{view}": array for name, output in outputs.items() for view, array in _views(output).items()}
+
+
+def _views(output: Array) -> dict[str, Array]:
+    """float32 [N, 3, R, R] up to 128 px, and any other rank, is kept whole.
 
     A larger image is kept as its average over blocks, so that every pixel counts, and as windows of 64 px in the first
     corner and the centre, so that detail does.
     """
-    if output.ndim != 4 or output.shape[-1] <= _WHOLE:
+    if output.ndim != 4 or output.shape[-1] <= _WHOLE or output.shape[-1] % _WHOLE:
         return {"whole": output}
     n, channels, side, _ = output.shape
     factor = side // _WHOLE
@@ -36,17 +41,16 @@ def views(output: Array) -> dict[str, Array]:
 
 
 def compare(found: Mapping[str, Array], expected: Mapping[str, Array]) -> ParityRecord:
-    """The worst figures over all views. The peak of PSNR and SSIM is the range of the expected values.
+    """The worst figures over all views. The peak of PSNR and SSIM is the range of the output's expected values.
 
     Raises ValueError when the views or their shapes differ.
     """
     if set(found) != set(expected) or any(found[name].shape != expected[name].shape for name in expected):
         raise ValueError(f"outputs of shapes {_shapes(found)} cannot be compared with {_shapes(expected)}")
-    values = np.concatenate([view.ravel() for view in expected.values()]).astype(np.float64)
-    peak = float(values.max() - values.min()) or 1.0
+    peaks = _peaks(expected)
     worst = ParityRecord(max_abs=0.0, psnr_db=_HIGHEST_PSNR_DB, ssim=1.0)
     for name, reference in expected.items():
-        other = found[name]
+        other, peak = found[name], peaks[_output(name)]
         if not np.isfinite(other).all():
             return ParityRecord(max_abs=float(np.finfo(np.float32).max), psnr_db=-_HIGHEST_PSNR_DB, ssim=-1.0)
         worst = ParityRecord(
@@ -55,6 +59,21 @@ def compare(found: Mapping[str, Array], expected: Mapping[str, Array]) -> Parity
             ssim=min(worst.ssim, ssim(other, reference, peak) if reference.ndim == 4 else 1.0),
         )
     return worst
+
+
+def _output(view: str) -> str:
+    return view.rsplit(".", 1)[0]
+
+
+def _peaks(expected: Mapping[str, Array]) -> dict[str, float]:
+    """The range of values of each output over all its views."""
+    found: dict[str, float] = {}
+    for output in {_output(name) for name in expected}:
+        arrays = [array for name, array in expected.items() if _output(name) == output]
+        low, high = min(float(a.min()) for a in arrays), max(float(a.max()) for a in arrays)
+        # A single number has no range of its own: its size stands for it.
+        found[output] = high - low or abs(high) or 1.0
+    return found
 
 
 def psnr(found: Array, expected: Array, peak: float) -> float:

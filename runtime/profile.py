@@ -21,7 +21,8 @@ Milliseconds = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
 
 class Measurement(BaseModel):
-    """One engine at batch 1 on one device. p50_ms, p95_ms: from z to the float image, mapping included.
+    """One engine at batch 1 on one device. p50_ms, p95_ms: from z to the float image, mapping included, for a
+    sub-network; of one run for any other network.
 
     load_ms: opening the engine up to and with the first image. memory_mb: peak resident memory of the measuring process,
     in 10^6 bytes. runs: how many images the percentiles are over.
@@ -108,14 +109,30 @@ def runnable_engines(bundle: Bundle) -> list[str]:
     mapped = {engine.backend for engine in bundle.engines(MAPPING)}
     found = [
         engine.name
-        for net in sorted(bundle.manifest.subnets, key=lambda net: net.macs)
+        for net in sorted(bundle.generator.subnets, key=lambda net: net.macs)
         for engine in bundle.engines(net.name)
         if engine.backend in mapped and backends.installed(engine.backend)
     ]
     if not found:
-        wanted = sorted({engine.backend for engine in bundle.manifest.engines})
-        raise BackendError(
-            f"{bundle.folder} has engines for {', '.join(wanted) or 'no backend'} and none of them is installed here: "
-            "pip install anycost-runtime, or 'anycost-runtime[openvino]'"
-        )
+        raise _nothing_installed(bundle)
     return found
+
+
+def part_engines(bundle: Bundle) -> list[str]:
+    """Names of the engines of the networks beside the generator whose backend is installed.
+
+    Raises BackendError when the bundle has such networks and none of their engines runs here.
+    """
+    parts = [part.name for network in bundle.manifest.networks for part in network.parts]
+    found = [engine.name for part in parts for engine in bundle.engines(part) if backends.installed(engine.backend)]
+    if parts and not found:
+        raise _nothing_installed(bundle)
+    return found
+
+
+def _nothing_installed(bundle: Bundle) -> BackendError:
+    wanted = sorted({engine.backend for engine in bundle.manifest.engines})
+    return BackendError(
+        f"{bundle.folder} has engines for {', '.join(wanted) or 'no backend'} and none of them is installed here: "
+        "pip install anycost-runtime, or 'anycost-runtime[openvino]'"
+    )

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from anycost.errors import BudgetError
 from anycost.runtime.budget import Budget
 from anycost.runtime.choose import Choice, Row, table
+from anycost.runtime.manifest import EngineRecord, NetworkRecord, PartRecord, PortRecord
+from anycost.runtime.profile import Measurement
 
 if TYPE_CHECKING:
     from anycost.runtime.runtime import Runtime
@@ -56,6 +60,71 @@ def values(row: Row) -> dict[str, Any]:
         "misfit": row.misfit,
         "chosen": row.chosen,
     }
+
+
+@dataclass(frozen=True)
+class PartRow:
+    """One engine of a network beside the generator."""
+
+    network: NetworkRecord
+    part: PartRecord
+    engine: EngineRecord
+    measured: Measurement | None
+
+
+PART_HEADER = ("engine", "takes", "gives", "MACs", "size", "p50", "p95", "memory", "parity")
+
+
+def part_rows(runtime: Runtime) -> list[PartRow]:
+    """Every engine of these networks, installed here or not."""
+    profile = runtime.stored_profile
+    return [
+        PartRow(network, part, engine, profile.engines.get(engine.name) if profile else None)
+        for network in runtime.bundle.manifest.networks
+        for part in network.parts
+        for engine in runtime.bundle.engines(part.name)
+    ]
+
+
+def part_cells(row: PartRow) -> tuple[str, ...]:
+    """The cells of ``PART_HEADER`` for one engine, with units."""
+    measured = row.measured
+    return (
+        row.engine.name,
+        _ports(row.part.inputs),
+        _ports(row.part.outputs),
+        _macs(row.part.macs),
+        f"{(row.engine.size + row.engine.weights_bytes) / 1e6:.1f} MB",
+        f"{measured.p50_ms:.2f} ms" if measured else "-",
+        f"{measured.p95_ms:.2f} ms" if measured else "-",
+        f"{measured.memory_mb:.0f} MB" if measured else "-",
+        f"{row.engine.parity.psnr_db:.0f} dB",
+    )
+
+
+def part_values(row: PartRow) -> dict[str, Any]:
+    """The same as plain values."""
+    return {
+        "engine": row.engine.name,
+        "network": row.network.name,
+        "kind": row.network.kind,
+        "backend": row.engine.backend,
+        "target": row.engine.target,
+        "precision": row.engine.precision,
+        "inputs": [port.model_dump() for port in row.part.inputs],
+        "outputs": [port.model_dump() for port in row.part.outputs],
+        "macs": row.part.macs,
+        "engine_bytes": row.engine.size,
+        "weights_bytes": row.engine.weights_bytes,
+        "parity": row.engine.parity.model_dump(),
+        "measured": row.measured.model_dump() if row.measured else None,
+    }
+
+
+def _ports(ports: Sequence[PortRecord]) -> str:
+    if len(ports) > 3:
+        return f"{_ports(ports[:1])} and {len(ports) - 1} more"
+    return ", ".join(f"{port.name} {'x'.join(map(str, port.shape))}" for port in ports)
 
 
 def rows_for(runtime: Runtime, budget: Budget) -> tuple[list[Row], Choice | None, str]:

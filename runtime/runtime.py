@@ -4,30 +4,34 @@ from __future__ import annotations
 
 import logging
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from anycost.errors import BudgetError, InputError
+from anycost.errors import BudgetError, BundleError, InputError
 from anycost.runtime import backends
 from anycost.runtime import latents as latent
 from anycost.runtime.budget import Budget
 from anycost.runtime.bundle import Bundle, open_bundle
 from anycost.runtime.choose import Choice, choose
 from anycost.runtime.manifest import MAPPING, SubnetRecord
+from anycost.runtime.networks import LoadedNetwork
 from anycost.runtime.profile import Profile, default_threads, stored_profile
 from anycost.runtime.verify import EngineCheck, verify
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
+    from anycost.editing.directions import Directions
+
 Array = np.ndarray
 # "stored", "random" or "none", or one array a 3x3 convolution.
 Noise = str | Sequence[Array]
 MOST_BATCH = 256
+EDITED_ROWS = range(12)  # the coarse and middle layers; the finest are left to colour
 _KEPT_SESSIONS = 4
 _log = logging.getLogger("anycost")
 
@@ -45,7 +49,7 @@ class Session:
 
     def image(self, z: Array) -> Array:
         """z [N, style_dim] -> images float32 [N, 3, R, R] with stored noise: the whole way that a profile times."""
-        w = self.mapping.run({"z": z})
+        w = self.mapping.run({"z": z})["w"]
         return self.synthesize(latent.mix(w, self.n_style), None)
 
     def synthesize(self, w_plus: Array, noise: Sequence[Array] | None) -> Array:
@@ -55,7 +59,7 @@ class Session:
             for i, layer in enumerate(self.stored_noise if noise is None else noise):
                 shape = (len(w_plus), *layer.shape[1:])
                 inputs[f"noise_{i}"] = np.ascontiguousarray(np.broadcast_to(layer, shape), dtype=np.float32)
-        return self.synthesis.run(inputs)
+        return self.synthesis.run(inputs)["image"]
 
 
 class Runtime:
@@ -69,7 +73,7 @@ class Runtime:
             raise InputError(f"threads {threads} is not a positive number")
         self.bundle = bundle
         self.threads = threads or default_threads()
-        self._weights = bundle.weights()
+        self._networks: dict[str, LoadedNetwork] = {}
         self._sessions: OrderedDict[tuple[str, str], Session] = OrderedDict()
         self._mappings: dict[str, backends.Engine] = {}
         self._profile = stored_profile(bundle, self.threads)
@@ -77,7 +81,7 @@ class Runtime:
 
     @property
     def subnets(self) -> tuple[SubnetRecord, ...]:
-        return self.bundle.manifest.subnets
+        return self.bundle.generator.subnets
 
     @property
     def stored_profile(self) -> Profile | None:
@@ -119,14 +123,14 @@ class Runtime:
             self._sessions.popitem(last=False)
         if backend not in self._mappings:
             self._mappings[backend] = self._load(MAPPING, backend)
-        manifest = self.bundle.manifest
+        generator = self.bundle.generator
         session = Session(
             subnet=record,
             backend=backend,
             mapping=self._mappings[backend],
             synthesis=self._load(subnet, backend),
-            n_style=manifest.architecture.n_style,
-            stored_noise=self._stored_noise(record) if manifest.noise == "input" else None,
+            n_style=generator.architecture.n_style,
+            stored_noise=self._stored_noise(record) if generator.noise == "input" else None,
         )
         self._sessions[key] = session
         return session
@@ -134,12 +138,24 @@ class Runtime:
     def _load(self, network: str, backend: str) -> backends.Engine:
         for engine in self.bundle.engines(network):
             if engine.backend == backend:
-                return backends.load(backend, self.bundle.path(engine.folder), self._weights.bind, self.threads)
+                weights = self.bundle.weights(network)
+                return backends.load(backend, self.bundle.path(engine.folder), weights.bind, self.threads)
         raise BudgetError(f"{self.bundle.folder} has no engine for {network} on backend {backend}")
 
     def _stored_noise(self, net: SubnetRecord) -> list[Array]:
         count = len(latent.noise_sides(net.resolution))
-        return [self._weights.tensor(f"noises.noise_{i}") for i in range(count)]
+        weights = self.bundle.weights()
+        return [weights.tensor(f"noises.noise_{i}") for i in range(count)]
+
+    def network(self, kind: str, name: str | None = None) -> LoadedNetwork:
+        """A network of the bundle beside the generator, by its kind and, where there are several of it, its name.
+
+        Raises BundleError when there is none. Its engines are loaded when they are first run.
+        """
+        record = self.bundle.network(kind, name)
+        if record.name not in self._networks:
+            self._networks[record.name] = LoadedNetwork(self.bundle, record, self._profile, self.threads)
+        return self._networks[record.name]
 
     def mapping(self, z: Array, *, backend: str | None = None) -> Array:
         """z float [N, style_dim] -> w float32 [N, style_dim]."""
@@ -147,7 +163,7 @@ class Runtime:
         chosen = backend or self.choose().engine.backend
         if chosen not in self._mappings:
             self._mappings[chosen] = self._load(MAPPING, chosen)
-        return self._mappings[chosen].run({"z": z})
+        return self._mappings[chosen].run({"z": z})["w"]
 
     def generate(
         self,
@@ -187,7 +203,7 @@ class Runtime:
         images = np.empty((len(codes), choice.subnet.resolution, choice.subnet.resolution, 3), np.uint8)
         for start in range(0, len(codes), batch):
             part = slice(start, start + batch)
-            styles = session.mapping.run({"z": codes[part]}) if kind == "z" else codes[part]
+            styles = session.mapping.run({"z": codes[part]})["w"] if kind == "z" else codes[part]
             if psi != 1:
                 styles = latent.truncate(styles, self.mean_style(), psi)
             layers = None if grain is None else grain(start, len(codes[part]))
@@ -195,10 +211,50 @@ class Runtime:
             images[part] = latent.as_images(floats)
         return images if output == "array" else list(_as_pil(images))
 
+    def codes(self, seeds: Sequence[int] | int, *, psi: float = 1.0) -> Array:
+        """w+ float32 [N, n_style, style_dim] of seeds: what ``edit`` moves and ``generate(w_plus=...)`` takes."""
+        generator = self.bundle.generator
+        listed = [seeds] if isinstance(seeds, int) else list(seeds)
+        w = self.mapping(latent.latents(listed, generator.architecture.style_dim))
+        psi = latent.check_psi(psi)
+        if psi != 1:
+            w = latent.truncate(w, self.mean_style(), psi)
+        return latent.mix(w, generator.architecture.n_style)
+
+    def directions(self) -> Directions:
+        """The editing directions of the bundle. Raises BundleError when it has none."""
+        from anycost.editing.directions import load
+
+        path = self.bundle.generator.directions
+        if path is None:
+            raise BundleError(
+                f"{self.bundle.folder} holds no directions: build it with --directions FILE, or give them to edit"
+            )
+        return load(self.bundle.path(path))
+
+    def edit(
+        self,
+        w_plus: Array,
+        values: Mapping[str, float] | str,
+        *,
+        directions: Directions | None = None,
+        rows: Sequence[int] = EDITED_ROWS,
+    ) -> Array:
+        """Codes [N, n_style, style_dim] moved along several directions at once, as sliders from -100 to 100 do.
+
+        values: by name, or text such as "smiling=60,young=-20". directions: instead of the bundle's. rows: of w+ that are
+        moved. Raises InputError for unknown names and values out of range.
+        """
+        from anycost.editing.apply import edit, parse_values
+
+        chosen = directions or self.directions()
+        given = parse_values(values) if isinstance(values, str) else values
+        return edit(self._checked(w_plus, "w_plus", (3,)), chosen, given, rows=rows)
+
     def mean_style(self) -> Array:
         """Mean of w, float32 [1, style_dim]: the point that truncation pulls to."""
         if self._mean is None:
-            self._mean = self.bundle.tensors(self.bundle.manifest.latents)["mean_style"]
+            self._mean = self.bundle.tensors(self.bundle.generator.latents)["mean_style"]
         return self._mean
 
     def verify(self, progress: Callable[[str, int, int], None] | None = None) -> list[EngineCheck]:
@@ -215,21 +271,21 @@ class Runtime:
             raise InputError(f"give exactly one of seeds, z, w and w_plus, not {' and '.join(given) or 'none'}")
         if seeds is not None:
             listed = [seeds] if isinstance(seeds, int) else list(seeds) if len(seeds) <= latent.MOST_SEEDS else seeds
-            return "z", latent.latents(listed, self.bundle.manifest.architecture.style_dim)
+            return "z", latent.latents(listed, self.bundle.generator.architecture.style_dim)
         if z is not None:
             return "z", self._checked(z, "z", (2,))
         if w is not None:
             return "w", self._checked(w, "w", (2, 3))
         assert w_plus is not None
         codes = self._checked(w_plus, "w_plus", (3,))
-        n_style = self.bundle.manifest.architecture.n_style
+        n_style = self.bundle.generator.architecture.n_style
         if codes.shape[1] != n_style:
             raise InputError(f"w_plus has {codes.shape[1]} rows: this generator takes {n_style}")
         return "w", codes
 
     def _checked(self, array: Array, name: str, ranks: tuple[int, ...]) -> Array:
         """float32 of the right rank and width, finite, not empty, at most as many as seeds."""
-        style_dim = self.bundle.manifest.architecture.style_dim
+        style_dim = self.bundle.generator.architecture.style_dim
         codes = np.asarray(array)
         if codes.ndim not in ranks or codes.shape[-1] != style_dim or codes.dtype.kind not in "fiu":
             raise InputError(
@@ -247,7 +303,7 @@ class Runtime:
         """None for the stored noise, else what gives the layers of the images from ``start``, ``n`` of them."""
         if isinstance(noise, str) and noise == "stored":
             return None
-        if self.bundle.manifest.noise == "stored":
+        if self.bundle.generator.noise == "stored":
             raise InputError("this bundle was built with --noise stored: only noise='stored' can be used with it")
         sides = latent.noise_sides(net.resolution)
         if isinstance(noise, str):

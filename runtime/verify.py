@@ -10,9 +10,11 @@ import numpy as np
 
 from anycost.errors import BackendError
 from anycost.runtime import backends, latents
-from anycost.runtime.manifest import MAPPING, ParityRecord
+from anycost.runtime.manifest import MAPPING, EngineRecord, ParityRecord
+from anycost.runtime.networks import LoadedNetwork
 from anycost.runtime.parity import FP32_PSNR_DB, compare, views
-from anycost.runtime.profile import runnable_engines
+from anycost.runtime.profile import part_engines, runnable_engines
+from anycost.runtime.samples import inputs_of
 
 if TYPE_CHECKING:
     from anycost.runtime.runtime import Runtime
@@ -63,9 +65,10 @@ def verify(runtime: Runtime, progress: Callable[[str, int, int], None] | None = 
 
     Raises BackendError when no engine's backend is installed.
     """
-    runnable_engines(runtime.bundle)
     bundle = runtime.bundle
-    stored = bundle.tensors(bundle.manifest.latents)
+    if bundle.manifest.generator:
+        runnable_engines(bundle)
+    part_engines(bundle)
     engines = [*bundle.engines(MAPPING), *(engine for engine in bundle.manifest.engines if engine.network != MAPPING)]
     checks = []
     for done, engine in enumerate(engines):
@@ -78,20 +81,28 @@ def verify(runtime: Runtime, progress: Callable[[str, int, int], None] | None = 
             )
             continue
         try:
-            if engine.network == MAPPING:
-                loaded = backends.load(
-                    engine.backend, bundle.path(engine.folder), bundle.weights().bind, runtime.threads
-                )
-                output = loaded.run({"z": stored["z"]})
-            else:
-                session = runtime.session(engine.network, engine.backend)
-                noise = session.stored_noise
-                layers = None if noise is None else reference_noise(noise, session.subnet.resolution)
-                output = session.synthesize(stored["w_plus"], layers)
-            parity = compare(views(output), expected)
+            parity = compare(views(_outputs(runtime, engine)), expected)
             checks.append(EngineCheck(engine.name, parity, misfit(parity)))
         except (BackendError, ValueError) as error:
             checks.append(EngineCheck(engine.name, None, str(error)))
     if progress:
         progress("", len(engines), len(engines))
     return checks
+
+
+def _outputs(runtime: Runtime, engine: EngineRecord) -> dict[str, Array]:
+    """What an engine makes of the stored samples."""
+    bundle = runtime.bundle
+    for record in bundle.manifest.networks:
+        for part in record.parts:
+            if part.name == engine.network:
+                loaded = LoadedNetwork(bundle, record, None, runtime.threads, engine.backend)
+                return loaded.run(part.name[len(record.name) + 1 :], inputs_of(part))
+    stored = bundle.tensors(bundle.generator.latents)
+    if engine.network == MAPPING:
+        folder = bundle.path(engine.folder)
+        return backends.load(engine.backend, folder, bundle.weights().bind, runtime.threads).run({"z": stored["z"]})
+    session = runtime.session(engine.network, engine.backend)
+    noise = session.stored_noise
+    layers = None if noise is None else reference_noise(noise, session.subnet.resolution)
+    return {"image": session.synthesize(stored["w_plus"], layers)}

@@ -83,7 +83,7 @@ def translate_video(
     if batch < 1 or segment_frames < 1:
         raise InputError(f"batch {batch} and segment_frames {segment_frames} are at least 1")
     info = probe(source)
-    total = _check_whole(source)
+    total = count_frames(source)
     with Parts(source, target, f"{key}|{batch}|{segment_frames}") as parts:
         done, segment = parts.count() * segment_frames, None
         report = progress or (lambda what, done, total: None)
@@ -180,7 +180,7 @@ def _checked(images: Frames, count: int) -> Frames:
     return np.pad(images, ((0, 0), (0, bottom), (0, right), (0, 0)), mode="edge") if bottom or right else images
 
 
-def _check_whole(path: Path) -> int:
+def count_frames(path: Path) -> int:
     """Number of frames in the file. Raises InputError where it is cut off: better now than after hours of work."""
     count, end = 0, 0.0
     with _opened(path) as container:

@@ -1,28 +1,73 @@
-"""Reading the weights of an elastic generator: what kind of file it is is told from its content, never from its name."""
+"""Reading the weights of a network: what kind of file and network it is is told from its content, never from its name."""
 
 from __future__ import annotations
 
 import hashlib
-import math
+import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from anycost.errors import CheckpointError
-from anycost.networks.channels import BASE_CHANNELS, Architecture, SubnetError
+from anycost.networks.channels import Architecture
+from anycost.networks.kinds import Arguments
+from anycost.networks.registry import BY_NAME, STYLEGAN2
 from anycost.networks.stylegan2 import Generator, fir_kernel
-from anycost.weights.formats import one_line, read_tensors
+from anycost.weights.formats import one_line, read_content
+from anycost.weights.generator_shape import infer
+from anycost.weights.select import select
 
 MEAN_STYLE = "mean_style"
-_OPTIONAL = (".blur.kernel", ".upsample.kernel")
+# Constants of an implementation that some files hold and others leave out.
+_KERNELS = (".kernel",)
+_COUNTERS = (".num_batches_tracked",)
+_ENLARGING = (".blur.kernel", ".upsample.kernel")  # their FIR has gain 4, a shrinking one has gain 1
+
+
+@dataclass(frozen=True)
+class NetworkCheckpoint:
+    """Any network's tensors under the published names, in the file's own float type, checked against what the network has.
+
+    network: name of its kind. arguments: what the kind's ``make`` takes. source: the file's name. sha256: of the file.
+    """
+
+    tensors: dict[str, Tensor]
+    network: str
+    arguments: Arguments
+    source: str
+    sha256: str
+    metadata: dict[str, str] = field(default_factory=dict)
+
+    def module(self) -> nn.Module:
+        """The reference network with these weights, float32, in evaluation mode."""
+        network = BY_NAME[self.network].make(**self.arguments)
+        return _loaded(network, self.tensors)
+
+    def described(self) -> dict[str, str]:
+        """Metadata for a safetensors file that holds these tensors: all that was known, the network and its arguments."""
+        return self.metadata | {"network": self.network, "arguments": json.dumps(self.arguments, sort_keys=True)}
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """What the outputs are called, where the file or the kind says it and the number agrees."""
+        try:
+            named = json.loads(self.metadata.get("labels", "[]"))
+        except ValueError:
+            named = []
+        outputs = self.arguments.get("tags", self.arguments.get("attributes", 40))
+        for labels in (named, BY_NAME[self.network].labels):
+            if isinstance(labels, list | tuple) and labels and len(labels) == outputs:
+                return tuple(str(label) for label in labels)
+        return ()
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A generator's tensors under the published names, in the file's own float type, checked against ``arch``.
+    """An elastic generator's tensors under the published names, in the file's own float type, checked against ``arch``.
 
     source: the file's name. sha256: of the file. mean_style: [1, style_dim] where the file has it.
     """
@@ -36,17 +81,26 @@ class Checkpoint:
 
     def generator(self) -> Generator:
         """The reference network with these weights, float32, in evaluation mode."""
-        arch = self.arch
-        network = Generator(arch.resolution, arch.channel_multiplier, arch.channel_max, arch.style_dim, arch.n_mlp)
-        network.load_state_dict({name: tensor.float() for name, tensor in self.tensors.items()}, strict=False)
-        return network.eval().requires_grad_(False)
+        network = Generator(**asdict(self.arch))
+        _loaded(network, self.tensors)
+        return network
+
+    def described(self) -> dict[str, str]:
+        """Metadata for a safetensors file that holds these tensors: all that was known, the network and its arguments."""
+        return self.metadata | {"network": STYLEGAN2, "arguments": json.dumps(asdict(self.arch), sort_keys=True)}
+
+    def stored(self) -> dict[str, Tensor]:
+        """The tensors for such a file, the mean style among them."""
+        return self.tensors | ({} if self.mean_style is None else {MEAN_STYLE: self.mean_style})
 
 
-def read(path: str | Path) -> Checkpoint:
-    """Read Anycost ``.pt`` files (``g_ema`` or a plain state dict) and safetensors.
+def read_any(path: str | Path, key: str | None = None) -> Checkpoint | NetworkCheckpoint:
+    """Read any network from any file: safetensors, PyTorch's files (Anycost GAN's, rosinality's, GANs N' Roses', plain state
+    dicts) and NVIDIA's StyleGAN2 pickles.
 
-    Raises CheckpointError, one line: not a file, empty, truncated, of an unknown kind, asking to run code, or the first
-    tensor that is missing, unexpected, misshapen, not floating point, or not finite.
+    key: which of the networks in the file (``g_ema``, ``G_B2A_ema``, ...); by default a generator's averaged weights, else
+    the first that is known. Raises CheckpointError, one line: not a file, empty, truncated, of an unknown kind, asking to
+    run code, or the first tensor that is missing, unexpected, misshapen, not floating point, or not finite.
     """
     path = Path(path)
     if not path.exists():
@@ -54,14 +108,20 @@ def read(path: str | Path) -> Checkpoint:
     if not path.is_file():
         raise CheckpointError(f"{path} is not a file: give the path of a .pt or .safetensors file")
     try:
-        tensors, metadata = read_tensors(path)
+        content = read_content(path)
         with path.open("rb") as file:
             sha256 = hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as error:
         raise CheckpointError(f"{path} cannot be read: {one_line(error)}") from None
+    selected = select(content, path.name, key)
+    tensors, metadata = selected.tensors, dict(content.metadata)
+    if selected.key:
+        metadata["key"] = selected.key
+    if selected.network != STYLEGAN2:
+        return _network(tensors, selected.network, path.name, sha256, metadata)
     mean = tensors.pop(MEAN_STYLE, None)
-    arch = infer(tensors, metadata, path.name)
-    check(tensors, arch, path.name)
+    arch = infer(tensors, _arguments(metadata), path.name)
+    check(tensors, _meta(lambda: Generator(**asdict(arch))), path.name, f"a generator of {arch.resolution} px")
     if mean is not None and (mean.numel() != arch.style_dim or not torch.isfinite(mean.float()).all()):
         raise CheckpointError(
             f"{path.name}: {MEAN_STYLE} has shape {list(mean.shape)}, not [1, {arch.style_dim}], or a NaN"
@@ -69,82 +129,58 @@ def read(path: str | Path) -> Checkpoint:
     return Checkpoint(tensors, arch, path.name, sha256, None if mean is None else mean.float().reshape(1, -1), metadata)
 
 
-def infer(tensors: Mapping[str, Tensor], metadata: Mapping[str, str], source: str) -> Architecture:
-    """Resolution, multiplier, cap, style_dim and mapping depth from the tensors' shapes.
-
-    Where every layer is at the cap the multiplier cannot be told: the metadata's, else config-f's 2, else the smallest
-    that gives these widths.
-    """
-
-    def shape(name: str, rank: int) -> tuple[int, ...]:
-        if name not in tensors:
-            raise CheckpointError(
-                f"{source}: tensor {name} is missing: this is not a StyleGAN2 generator with Anycost's names"
-            )
-        found = tuple(tensors[name].shape)
-        if len(found) != rank:
-            raise CheckpointError(f"{source}: tensor {name} has shape {list(found)}: {rank} axes were expected")
-        return found
-
-    style_dim = shape("style.1.weight", 2)[1]
-    n_mlp = 1
-    while f"style.{n_mlp + 1}.weight" in tensors:
-        n_mlp += 1
-    widths = {4: shape("input.input", 4)[1]}
-    while f"convs.{2 * (len(widths) - 1)}.conv.weight" in tensors:
-        block = len(widths) - 1
-        side = 8 << block
-        if side not in BASE_CHANNELS:
-            raise CheckpointError(
-                f"{source}: tensor convs.{2 * block}.conv.weight would be of {side} px: 1024 is the most"
-            )
-        widths[side] = shape(f"convs.{2 * block}.conv.weight", 5)[1]
-    resolution = 4 << (len(widths) - 1)
-    caps = [max(widths.values()), 512]
-    if _is_number(metadata.get("channel_max")):
-        caps.insert(0, int(float(metadata["channel_max"])))
-    for multiplier in _multipliers(widths, metadata):
-        for channel_max in caps:
-            try:
-                arch = Architecture(resolution, multiplier, channel_max, style_dim, n_mlp)
-            except SubnetError:
-                continue
-            if all(arch.width(side) == width for side, width in widths.items()):
-                return arch
-    listed = ", ".join(f"{side} px: {width}" for side, width in widths.items())
-    raise CheckpointError(
-        f"{source}: channels ({listed}) are those of no multiplier and cap: the file is incomplete or of another network"
-    )
+def read(path: str | Path, key: str | None = None) -> Checkpoint:
+    """``read_any`` for an elastic generator. Raises CheckpointError as well when the file holds another network."""
+    found = read_any(path, key)
+    if isinstance(found, NetworkCheckpoint):
+        raise CheckpointError(
+            f"{found.source} holds a network of kind {found.network}: an elastic StyleGAN2 generator was expected"
+        )
+    return found
 
 
-def _multipliers(widths: Mapping[int, int], metadata: Mapping[str, str]) -> list[float]:
-    """Candidates, the likeliest first."""
-    found = []
-    if _is_number(metadata.get("channel_multiplier")):
-        found.append(float(metadata["channel_multiplier"]))
-    found.append(2.0)
-    # A width below the cap tells it; several may, so try the exact ones, the smallest first.
-    found += sorted(width / BASE_CHANNELS[side] for side, width in widths.items())
-    # Every layer at the cap: the smallest that still reaches it everywhere.
-    found.append(max(width / BASE_CHANNELS[side] for side, width in widths.items()))
-    return [multiplier for multiplier in found if multiplier > 0]
-
-
-def _is_number(text: str | None) -> bool:
+def _network(
+    tensors: dict[str, Tensor], name: str, source: str, sha256: str, metadata: dict[str, str]
+) -> NetworkCheckpoint:
+    kind = BY_NAME[name]
+    shapes = {key: tuple(tensor.shape) for key, tensor in tensors.items()}
     try:
-        return text is not None and math.isfinite(float(text)) and float(text) > 0
-    except ValueError:
-        return False
+        arguments = kind.infer(shapes)
+        expected = _meta(lambda: kind.make(**arguments))
+    except (LookupError, ValueError, TypeError, RuntimeError, ArithmeticError):
+        raise CheckpointError(
+            f"{source}: the shapes of its tensors are of no {kind.title}: the file is incomplete or of another network"
+        ) from None
+    check(tensors, expected, source, f"a network of kind {name}")
+    kept = {key: tensor for key, tensor in tensors.items() if not key.endswith(_COUNTERS)}
+    return NetworkCheckpoint(kept, name, arguments, source, sha256, metadata)
 
 
-def check(tensors: Mapping[str, Tensor], arch: Architecture, source: str) -> None:
-    """Raises CheckpointError that names the first tensor that differs from what the architecture has."""
+def _meta(make: Any) -> nn.Module:
     with torch.device("meta"):
-        expected = Generator(arch.resolution, arch.channel_multiplier, arch.channel_max, arch.style_dim, arch.n_mlp)
+        return make()
+
+
+def _arguments(metadata: Mapping[str, str]) -> dict[str, Any]:
+    """What a converted file says of its network; nothing where it says nothing that can be read."""
+    try:
+        found = json.loads(metadata.get("arguments", "{}"))
+    except ValueError:
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _loaded(network: nn.Module, tensors: Mapping[str, Tensor]) -> nn.Module:
+    network.load_state_dict({name: tensor.float() for name, tensor in tensors.items()}, strict=False)
+    return network.eval().requires_grad_(False)
+
+
+def check(tensors: Mapping[str, Tensor], expected: nn.Module, source: str, what: str) -> None:
+    """Raises CheckpointError that names the first tensor that differs from what the network has."""
     shapes = {name: tuple(tensor.shape) for name, tensor in expected.state_dict().items()}
     for name, shape in shapes.items():
         if name not in tensors:
-            if name.endswith(_OPTIONAL):
+            if _optional(name):
                 continue
             raise CheckpointError(f"{source}: tensor {name} of shape {list(shape)} is missing")
         if tuple(tensors[name].shape) != shape:
@@ -153,9 +189,9 @@ def check(tensors: Mapping[str, Tensor], arch: Architecture, source: str) -> Non
             )
     for name, tensor in tensors.items():
         if name not in shapes:
-            raise CheckpointError(
-                f"{source}: tensor {name} of shape {list(tensor.shape)} is unexpected in a generator of {arch.resolution} px"
-            )
+            raise CheckpointError(f"{source}: tensor {name} of shape {list(tensor.shape)} is unexpected in {what}")
+        if name.endswith(_COUNTERS):
+            continue
         if not tensor.is_floating_point():
             raise CheckpointError(f"{source}: tensor {name} holds {tensor.dtype}: floating point was expected")
         wrong = int((~torch.isfinite(tensor)).sum())
@@ -163,7 +199,24 @@ def check(tensors: Mapping[str, Tensor], arch: Architecture, source: str) -> Non
             raise CheckpointError(
                 f"{source}: tensor {name} holds {wrong} NaN or infinite values: the training run or the file is broken"
             )
-        if name.endswith(_OPTIONAL) and not torch.allclose(tensor.float(), fir_kernel(4.0), atol=1e-3):
+        gain = 4.0 if name.endswith(_ENLARGING) else 1.0
+        if name.endswith(_KERNELS) and not torch.allclose(tensor.float(), fir_kernel(gain), atol=1e-3):
             raise CheckpointError(
-                f"{source}: tensor {name} is not the FIR filter [1, 3, 3, 1] at gain 4: other filters are not supported"
+                f"{source}: tensor {name} is not the FIR filter [1, 3, 3, 1] at gain {gain:g}: other filters are not "
+                "supported"
             )
+
+
+def _optional(name: str) -> bool:
+    return name.endswith((*_KERNELS, *_COUNTERS))
+
+
+def digest(tensors: Mapping[str, Tensor]) -> str:
+    """sha256 over names, float types, shapes and values, for weights that come from no file."""
+    found = hashlib.sha256()
+    for name in sorted(tensors):
+        tensor = tensors[name].contiguous()
+        found.update(f"{name} {tensor.dtype} {list(tensor.shape)}\n".encode())
+        # As bytes: NumPy has no bfloat16.
+        found.update(tensor.reshape(-1).view(torch.uint8).numpy().tobytes())
+    return found.hexdigest()

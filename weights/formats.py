@@ -1,42 +1,89 @@
-"""File kinds: safetensors, and PyTorch's zip and legacy pickles read with tensors and plain containers only."""
+"""What a checkpoint file holds: safetensors, PyTorch's zip archives and older pickles, NVIDIA's pickles.
+
+Told from the content, never from the name. Nothing in a file is run, and none costs more than its size.
+"""
 
 from __future__ import annotations
 
-import pickle
-import re
+import mmap
 import struct
-import warnings
-import zipfile
+from collections.abc import Iterable
+from dataclasses import dataclass, field
 from pathlib import Path
 
-import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from anycost.errors import CheckpointError
+from anycost.weights.pickle_machine import Budget, Refused
+from anycost.weights.pickles import read_pickle, state_of
+from anycost.weights.torch_files import MAGIC, groups, read_archive, read_legacy
 
 _LARGEST_HEADER = 100 << 20  # safetensors' own limit
-_LARGEST_RATIO = 1.05  # PyTorch stores its tensors uncompressed; more unpacked than packed is a bomb
+_STEPS = 300_000  # opcodes and values; all that a training run at 1024 px saves takes about 40 000
+_LONGEST_NAME = 200
+_PARALLEL = "module."  # DataParallel's prefix
+
+
+@dataclass(frozen=True)
+class Content:
+    """Contiguous tensors on the CPU by group and name.
+
+    groups: the state dicts by the key that holds them ("g_ema", "state_dict", "G", ...); "" is a plain state dict, or the
+    lone tensors beside the others. metadata: of safetensors. kind: "safetensors", "torch" or "nvidia pickle".
+    """
+
+    groups: dict[str, dict[str, Tensor]]
+    metadata: dict[str, str] = field(default_factory=dict)
+    kind: str = "torch"
+
+
+def read_content(path: Path) -> Content:
+    """The state dicts of a file of any known kind; whatever else is beside or within them is left out.
+
+    Names that all begin with ``module.`` (DataParallel) lose it. Raises CheckpointError, one line, for whatever is empty,
+    truncated, damaged, of an unknown kind, without tensors, larger than the file, or asks for code; and OSError.
+    """
+    size = path.stat().st_size
+    if not path.is_file():  # opening a pipe would wait for ever
+        raise CheckpointError(f"{path} is not a file: give the path of a checkpoint")
+    if size == 0:
+        raise CheckpointError(f"{path} is empty: copy or download it again")
+    with path.open("rb") as file:
+        head = file.read(64)
+    metadata: dict[str, str] = {}
+    if head[:4] == b"PK\x03\x04" or (head[:1] == b"\x80" and MAGIC in head):
+        kind, found = "torch", _torch(path, size, archive=head[:1] == b"P")
+    elif len(head) >= 9 and head[8:9] == b"{":
+        kind, (found, metadata) = "safetensors", _safetensors(path, size, head)
+    elif head[:1] == b"\x80":
+        kind, found = "nvidia pickle", _nvidia(path)
+    else:
+        raise CheckpointError(
+            f"{path} is neither safetensors nor a PyTorch checkpoint nor NVIDIA's: it begins with {head[:8]!r}"
+        )
+    if not found:
+        raise CheckpointError(f"{path} holds no tensors by name: a state dict, or one under 'g_ema', was expected")
+    return Content({group: _unprefixed(tensors) for group, tensors in found.items()}, metadata, kind)
 
 
 def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Tensors by name and the metadata of a file of any known kind. Raises CheckpointError."""
-    size = path.stat().st_size
-    with path.open("rb") as file:
-        head = file.read(16)
-    if size == 0:
-        raise CheckpointError(f"{path} is empty: copy or download it again")
-    if head[:4] == b"PK\x03\x04":
-        _check_zip(path, size)
-        return _torch(path)
-    if len(head) >= 9 and head[8:9] == b"{":
-        return _safetensors(path, size, head)
-    if head[:1] == b"\x80":
-        return _torch(path)
-    raise CheckpointError(f"{path} is neither safetensors nor a PyTorch checkpoint: it begins with {head[:8]!r}")
+    """Tensors of the group "g_ema", else of the plain state dict, and the metadata. Raises as ``read_content`` does."""
+    content = read_content(path)
+    for group in ("g_ema", ""):
+        if group in content.groups:
+            return content.groups[group], content.metadata
+    listed = ", ".join(list(content.groups)[:8])
+    raise CheckpointError(f"{path} holds {listed}: a state dict, or one under 'g_ema', was expected")
 
 
-def _safetensors(path: Path, size: int, head: bytes) -> tuple[dict[str, Tensor], dict[str, str]]:
+def _unprefixed(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    if all(name.startswith(_PARALLEL) for name in tensors):
+        return {name.removeprefix(_PARALLEL): tensor for name, tensor in tensors.items()}
+    return tensors
+
+
+def _safetensors(path: Path, size: int, head: bytes) -> tuple[dict[str, dict[str, Tensor]], dict[str, str]]:
     (length,) = struct.unpack("<Q", head[:8])
     if length > min(size - 8, _LARGEST_HEADER):
         raise CheckpointError(
@@ -45,68 +92,66 @@ def _safetensors(path: Path, size: int, head: bytes) -> tuple[dict[str, Tensor],
     try:
         with safe_open(path, framework="pt") as file:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
-            return tensors, dict(file.metadata() or {})
+            metadata = dict(file.metadata() or {})
     except (SafetensorError, ValueError, OSError, RuntimeError) as error:
         raise CheckpointError(
             f"{path} is not whole safetensors: {one_line(error)}; copy or download it again"
         ) from None
+    _check_names(path, tensors)
+    return {"": tensors} if tensors else {}, metadata
 
 
-def _check_zip(path: Path, size: int) -> None:
+def _torch(path: Path, size: int, archive: bool) -> dict[str, dict[str, Tensor]]:
+    with path.open("rb") as file:
+        data = memoryview(mmap.mmap(file.fileno(), size, access=mmap.ACCESS_READ))
+    found: dict[str, dict[str, Tensor]] = {}
     try:
-        with zipfile.ZipFile(path) as archive:
-            entries = archive.infolist()
-    except (zipfile.BadZipFile, OSError, ValueError, struct.error, NotImplementedError) as error:
-        raise CheckpointError(
-            f"{path} is a truncated or damaged archive: {one_line(error)}; copy or download it again"
-        ) from None
-    unpacked = sum(entry.file_size for entry in entries)
-    if unpacked > size * _LARGEST_RATIO:
-        raise CheckpointError(
-            f"{path} unpacks {size} bytes to {unpacked}: PyTorch's checkpoints are not compressed, so it is not read"
-        )
-
-
-def _torch(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            content = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        asked = re.search(r"(?:GLOBAL|global)\s+`?([\w.]+)", str(error))
-        if asked:
-            raise CheckpointError(
-                f"{path} asks for {asked[1]}, and only tensors are read: save its state dict as safetensors where you trust it"
-            ) from None
-        raise CheckpointError(f"{path} is a pickle of something other than tensors: it is not read") from None
+        # Every value once in its storage, and the rest for tensors that have to be copied to be contiguous.
+        budget = Budget(_STEPS, 3 * size)
+        content = read_archive(data, budget) if archive else read_legacy(data, budget)
+        if type(content) is not dict:
+            kind = type(content).__name__.strip("_").lower()
+            raise Refused(f"holds a {kind}: a state dict, or one under 'g_ema', was expected")
+        for group, name, tensor in groups(content, budget):
+            found.setdefault(group, {})[name] = tensor
+    except Refused as refused:
+        raise CheckpointError(f"{path} {refused}") from None
     except Exception as error:
-        # A damaged pickle may raise nearly anything; all of it means the same to a user.
+        # A damaged file may raise nearly anything; all of it means the same to a user.
         raise CheckpointError(
-            f"{path} is truncated or damaged: {_first_line(error)}; copy or download it again"
+            f"{path} is truncated or damaged ({type(error).__name__}): copy or download it again"
         ) from None
-    if isinstance(content, dict) and isinstance(content.get("g_ema"), dict):
-        content = content["g_ema"]
-    if not isinstance(content, dict) or not content:
-        raise CheckpointError(
-            f"{path} holds a {type(content).__name__}: a state dict, or one under 'g_ema', was expected"
-        )
-    for name, value in content.items():
-        if not isinstance(name, str) or not isinstance(value, Tensor):
-            raise CheckpointError(
-                f"{path}: entry {name!r} is a {type(value).__name__}: only tensors belong in a state dict"
-            )
-        if value.layout != torch.strided or value.is_quantized:
-            raise CheckpointError(f"{path}: tensor {name} is sparse or quantized: only plain tensors are read")
-        if value.numel() * value.element_size() > path.stat().st_size * 2:
-            # A stride of 0 can make a few bytes look like terabytes.
-            raise CheckpointError(f"{path}: tensor {name} of shape {list(value.shape)} is larger than the file")
-    return {name: value.detach().contiguous() for name, value in content.items()}, {}
+    for group, tensors in found.items():
+        _check_names(path, [group, *tensors])
+    return found
+
+
+def _nvidia(path: Path) -> dict[str, dict[str, Tensor]]:
+    """Networks by their keys (G, D, G_ema), and state dicts that somebody pickled without PyTorch."""
+    found: dict[str, dict[str, Tensor]] = {}
+    for group, value in read_pickle(path).items():
+        tensors: dict[str, Tensor] = {}
+        if type(value) is dict and value.keys() == {"class_name", "state"}:
+            try:
+                tensors = state_of(value)
+            except CheckpointError as error:
+                raise CheckpointError(f"{path}: {error}") from None
+        elif type(value) is dict:
+            tensors = {name: inner for name, inner in value.items() if type(name) is str and type(inner) is Tensor}
+        elif type(value) is Tensor:
+            group, tensors = "", {group: value}
+        if tensors:
+            _check_names(path, [group, *tensors])
+            found.setdefault(group, {}).update(tensors)
+    return found
+
+
+def _check_names(path: Path, names: Iterable[str]) -> None:
+    """Names go into one-line messages."""
+    for name in names:
+        if len(name) > _LONGEST_NAME or not name.isprintable():
+            raise CheckpointError(f"{path} holds a tensor with a name of no network, {name[:40]!r}: it is damaged")
 
 
 def one_line(error: object) -> str:
     return " ".join(str(error).split())[:200]
-
-
-def _first_line(error: object) -> str:
-    lines = str(error).strip().splitlines()
-    return one_line(lines[0]) if lines else type(error).__name__

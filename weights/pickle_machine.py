@@ -33,7 +33,7 @@ class Budget:
     def take(self, size: int) -> None:
         self.size -= size
         if self.size < 0:
-            raise Refused("describes tensors larger than itself, so it is not read")
+            raise Refused("describes tensors larger than the file, so it is not read")
 
 
 class Function:
@@ -54,9 +54,12 @@ class Unfinished:
 
 
 def key(value: Any) -> str | int:
-    """The value, when it may be a key: others hash in exponential time (nested tuples) or collide at their writer's will."""
+    """The value, when it may be a key, or its text: others hash in exponential time (nested tuples) or collide at their
+    writer's will, which text, that Python hashes with a secret, does not."""
     if type(value) is str or (type(value) is int and abs(value) < 1 << 31):
         return value
+    if type(value) in (int, float, bool, type(None)):  # optimizers of old PyTorch number their tensors by address
+        return str(value)
     raise Refused(f"has a {type(value).__name__} as a key, and networks have names")
 
 
@@ -160,7 +163,7 @@ class Machine:
         if isinstance(target, Unfinished):
             target.build(self.budget, state)
             self.stack[-1] = _finished(target)
-        elif not (type(target) is dict and (state is None or state == {})):
+        elif not (type(target) is dict and (state is None or _is_no_state(state))):
             raise Refused(f"sets attributes of a {type(target).__name__}, and only tensors are read")
 
     def _put(self, index: int) -> None:
@@ -235,6 +238,11 @@ _OPERATIONS: dict[int, Callable[[Machine], None]] = {
     ord("j"): lambda m: m._get(m._number("<I")),
     ord("Q"): Machine._persistent,
 }
+
+
+def _is_no_state(state: Any) -> bool:
+    """Nothing, or the versions of modules that ``state_dict()`` sets on its dict."""
+    return type(state) is dict and state.keys() <= {"_metadata"}
 
 
 def _finished(value: Any) -> Any:

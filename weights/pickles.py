@@ -26,7 +26,7 @@ _STEPS = 300_000  # opcodes and values; a 1024 px generator, its average and its
 _DEEPEST = 100  # containers within containers; a network has about 20
 _LONGEST_NAME = 200
 _MOST_TENSORS = 10_000
-_TYPES = {
+TYPES = {
     "Float": torch.float32,
     "Double": torch.float64,
     "Half": torch.float16,
@@ -39,8 +39,8 @@ _TYPES = {
     "Bool": torch.bool,
 }
 # What the pickles within a storage's bytes may name, and nothing else.
-_STORAGES = {("torch", f"{name}Storage"): dtype for name, dtype in _TYPES.items()}
-_STORAGES["torch.storage", "UntypedStorage"] = torch.uint8
+STORAGES: dict[tuple[str, str], Any] = {("torch", f"{name}Storage"): dtype for name, dtype in TYPES.items()}
+STORAGES["torch.storage", "UntypedStorage"] = torch.uint8
 
 
 def read_pickle(path: Path) -> dict[str, Any]:
@@ -154,7 +154,7 @@ def _are_sizes(sizes: object) -> bool:
     return type(sizes) is tuple and len(sizes) <= 8 and all(type(size) is int and size >= 0 for size in sizes)
 
 
-def _size(budget: Budget, sizes: tuple[int, ...]) -> tuple[int, ...]:
+def make_size(budget: Budget, sizes: tuple[int, ...]) -> tuple[int, ...]:
     if not _are_sizes(sizes):
         raise Refused("holds a shape of something other than a few sizes: it is damaged")
     return sizes
@@ -171,17 +171,24 @@ def _set(budget: Budget, items: list[Any]) -> set[Any]:
     return {key(item) for item in items}
 
 
-def _tensor(
-    budget: Budget, flat: Tensor, offset: int, sizes: tuple[int, ...], strides: tuple[int, ...], *_: object
-) -> Tensor:
-    whole = type(flat) is Tensor and type(offset) is int and _are_sizes(sizes) and _are_sizes(strides)
-    if not whole or len(sizes) != len(strides) or flat.dim() != 1:
+def check_view(held: int, offset: int, sizes: tuple[int, ...], strides: tuple[int, ...]) -> int:
+    """Values of a tensor that lies within ``held`` values. Raises Refused where it does not."""
+    whole = type(offset) is int and _are_sizes(sizes) and _are_sizes(strides)
+    if not whole or len(sizes) != len(strides):
         raise Refused("holds a tensor with a negative or meaningless shape: it is damaged")
     count = prod(sizes)
     last = sum((size - 1) * stride for size, stride in zip(sizes, strides, strict=True)) if count else -1
-    if offset < 0 or offset + last >= flat.numel() or count > flat.numel():
-        raise Refused(f"holds a tensor of shape {list(sizes)} that goes beyond its {flat.numel()} values")
-    budget.take(count * flat.element_size())
+    if offset < 0 or offset + last >= held:
+        raise Refused(f"holds a tensor of shape {list(sizes)} that goes beyond its {held} values")
+    return count
+
+
+def _tensor(
+    budget: Budget, flat: Tensor, offset: int, sizes: tuple[int, ...], strides: tuple[int, ...], *_: object
+) -> Tensor:
+    if type(flat) is not Tensor or flat.dim() != 1:
+        raise Refused("holds a tensor with a negative or meaningless shape: it is damaged")
+    budget.take(check_view(flat.numel(), offset, sizes, strides) * flat.element_size())
     return flat.as_strided(sizes, strides, offset).contiguous()
 
 
@@ -202,7 +209,7 @@ def _flat(budget: Budget, data: memoryview) -> Tensor:
     """The one storage in bytes that ``torch.save`` wrote in its older form: five pickles, a count and the values."""
     if type(data) is not memoryview or data[:2] == b"PK":
         raise Refused("holds tensors in another form than NVIDIA's files: they are not read")
-    machine = Machine(data, budget, _STORAGES, _storage_id)
+    machine = Machine(data, budget, STORAGES, _storage_id)
     magic, version, system = (machine.load() for _ in range(3))
     if (magic, version) != (0x1950A86A20F9469CFC6C, 1001) or system["little_endian"] is not True:
         raise Refused("holds tensors of another version or byte order: they are not read")
@@ -229,6 +236,14 @@ def _easy_dict(budget: Budget) -> dict[str, Any]:
     return {}
 
 
+# What numpy's arrays and numbers name.
+NUMPY: dict[tuple[str, str], Any] = {
+    ("numpy", "ndarray"): "numpy.ndarray",
+    ("numpy", "dtype"): Function(lambda budget, name, *_: _Dtype(name)),
+}
+for _module in ("numpy.core.multiarray", "numpy._core.multiarray"):
+    NUMPY[_module, "_reconstruct"] = Function(lambda budget, *_: _Array())
+    NUMPY[_module, "scalar"] = Function(_number)
 _GLOBALS: dict[tuple[str, str], Any] = {
     ("torch_utils.persistence", "_reconstruct_persistent_obj"): Function(_network),
     ("dnnlib.util", "EasyDict"): Function(_easy_dict, by_new=True),
@@ -238,12 +253,8 @@ _GLOBALS: dict[tuple[str, str], Any] = {
     ("torch._utils", "_rebuild_parameter"): Function(_parameter),
     ("torch.nn.parameter", "Parameter"): Function(_parameter),
     ("torch.storage", "_load_from_bytes"): Function(_flat),
-    ("torch", "Size"): Function(_size),
+    ("torch", "Size"): Function(make_size),
     ("torch", "device"): Function(lambda budget, kind, index=None: kind),
-    ("numpy", "ndarray"): "numpy.ndarray",
-    ("numpy", "dtype"): Function(lambda budget, name, *_: _Dtype(name)),
+    **NUMPY,
 }
-_GLOBALS |= {("torch", str(dtype).removeprefix("torch.")): str(dtype) for dtype in _TYPES.values()}
-for _module in ("numpy.core.multiarray", "numpy._core.multiarray"):
-    _GLOBALS[_module, "_reconstruct"] = Function(lambda budget, *_: _Array())
-    _GLOBALS[_module, "scalar"] = Function(_number)
+_GLOBALS |= {("torch", str(dtype).removeprefix("torch.")): str(dtype) for dtype in TYPES.values()}

@@ -7,12 +7,15 @@ log) and avatars.md (the model card). The figures on the card are of the shipped
 from __future__ import annotations
 
 import argparse
+import json
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
 import torch
 
 from anycost.networks.channels import Architecture, macs, parameters
+from anycost.networks.registry import STYLEGAN2
 from anycost.weights.checkpoint import read
 from anycost.weights.save import save
 from recipes.avatars import sheet
@@ -73,9 +76,8 @@ def main() -> None:
     target = EMBEDDED / "avatars.safetensors"
     tensors = {name: tensor.half() for name, tensor in generator.state_dict().items()}
     metadata = {
-        "network": "stylegan2",
-        "channel_multiplier": f"{arch.channel_multiplier:g}",
-        "channel_max": str(arch.channel_max),
+        "network": STYLEGAN2,
+        "arguments": json.dumps(asdict(arch), sort_keys=True),
         "credit": CREDIT,
         "recipe": "recipes/avatars",
     }

@@ -32,8 +32,8 @@ BACKENDS = tuple(_BACKENDS)
 class Engine(Protocol):
     """A loaded engine. Not thread-safe: use one for each thread."""
 
-    def run(self, inputs: Mapping[str, Array]) -> Array:
-        """inputs: float32 arrays by name, one batch size in all -> the network's one output, float32, contiguous."""
+    def run(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
+        """inputs: float32 arrays by name, one batch size in all -> the outputs by name, float32, contiguous."""
         ...
 
 

@@ -16,12 +16,13 @@ MODEL_NAME = "model.onnx"
 class OrtEngine:
     def __init__(self, session: ort.InferenceSession, values: list[ort.OrtValue]):
         self._session = session
+        self._outputs = [output.name for output in session.get_outputs()]
         # The session may read these in place: they must live as long as it does.
         self._values = values
 
-    def run(self, inputs: Mapping[str, Array]) -> Array:
-        (output,) = self._session.run(None, dict(inputs))
-        return np.asarray(output)
+    def run(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
+        found = self._session.run(self._outputs, dict(inputs))
+        return {name: np.asarray(output) for name, output in zip(self._outputs, found, strict=True)}
 
 
 def load(folder: Path, bind: Bind, threads: int) -> OrtEngine:

@@ -24,6 +24,7 @@ class OpenVinoEngine:
     def __init__(self, core: ov.Core, model: ov.Model, blob: Array, threads: int):
         self._core = core
         self._model = model
+        self._outputs = [port.any_name for port in model.outputs]
         # The model's constants lie in it.
         self._blob = blob
         self._requests: OrderedDict[int, ov.InferRequest] = OrderedDict()
@@ -34,11 +35,11 @@ class OpenVinoEngine:
             "INFERENCE_PRECISION_HINT": "f32",
         }
 
-    def run(self, inputs: Mapping[str, Array]) -> Array:
+    def run(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
         batch = len(next(iter(inputs.values())))
         request = self._request(batch)
         request.infer(dict(inputs), share_inputs=True)
-        return np.array(request.get_output_tensor().data)
+        return {name: np.array(request.get_output_tensor(i).data) for i, name in enumerate(self._outputs)}
 
     def _request(self, batch: int) -> ov.InferRequest:
         if batch in self._requests:

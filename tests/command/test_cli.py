@@ -58,7 +58,7 @@ def test_the_way_from_build_to_images(anycost, tmp_path):
     assert json.loads(printed)["files"] == [str(out / "sheet.png")]
     assert np.asarray(Image.open(out / "sheet.png")).shape == (48, 48, 3)
     code, printed, _ = anycost("inspect", bundle, "--json")
-    assert code == 0 and json.loads(printed)["architecture"]["resolution"] == 32
+    assert code == 0 and json.loads(printed)["generator"]["architecture"]["resolution"] == 32
     assert "0.25@16/openvino" in anycost("inspect", bundle)[1]
 
 

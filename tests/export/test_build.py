@@ -63,7 +63,7 @@ def test_engines_agree_with_the_reference_at_any_batch(tiny_bundle, tiny_checkpo
 
 
 def test_the_bundle_holds_the_weights_once(tiny_bundle):
-    weights = (tiny_bundle / "weights.safetensors").stat().st_size
+    weights = (tiny_bundle / "weights/generator.safetensors").stat().st_size
     engines = sum(path.stat().st_size for path in tiny_bundle.glob("engines/*/*/*") if path.suffix in (".onnx", ".bin"))
     assert weights > 4 * sum(np.prod(t) for t in [(64, 64, 3, 3)] * 4)
     # Graphs and FIR filters of 10 engines; the weights of one full sub-network alone would be 0.9 MB.
@@ -79,7 +79,7 @@ def test_a_second_build_rebuilds_nothing_and_changes_nothing(tmp_path, tiny_chec
 
 
 @pytest.mark.parametrize(
-    "name", ["weights.safetensors", "reference/0.25@16.safetensors", "engines/0.25@16/openvino-fp32/model.xml"]
+    "name", ["weights/generator.safetensors", "reference/0.25@16.safetensors", "engines/0.25@16/openvino-fp32/model.xml"]
 )
 def test_a_damaged_part_is_made_again(tmp_path, tiny_checkpoint, name):
     build(tiny_checkpoint, plan(tiny_checkpoint), tmp_path / "b")

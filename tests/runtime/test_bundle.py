@@ -44,12 +44,12 @@ def test_a_changed_byte_in_any_file_is_found(bundle):
 
 
 def test_a_missing_or_cut_file_is_named(bundle):
-    path = bundle / "weights.safetensors"
+    path = bundle / "weights/generator.safetensors"
     original = path.read_bytes()
     path.write_bytes(original[:-1])
-    assert "weights.safetensors" in refusal(bundle) and "bytes" in refusal(bundle)
+    assert "weights/generator.safetensors" in refusal(bundle) and "bytes" in refusal(bundle)
     path.unlink()
-    assert "weights.safetensors is missing" in refusal(bundle)
+    assert "weights/generator.safetensors is missing" in refusal(bundle)
 
 
 def test_folders_that_are_no_bundle(tmp_path, bundle):
@@ -68,8 +68,11 @@ def test_damaged_foreign_and_newer_manifests(bundle):
     assert "version 2" in refusal(bundle) and "upgrade" in refusal(bundle)
     edit(bundle, format_version=1, format="something-else")
     assert "not the manifest" in refusal(bundle)
-    edit(bundle, format="anycost-bundle", subnets=[])
-    assert "names no sub-network" in refusal(bundle)
+    generator = json.loads((bundle / "manifest.json").read_text())["generator"]
+    edit(bundle, format="anycost-bundle", generator=generator | {"subnets": []})
+    assert "damaged at generator.subnets" in refusal(bundle)
+    edit(bundle, generator=None)
+    assert "names no network" in refusal(bundle)
     for text in ("", "{", "[1]", "[" * 100_000):
         (bundle / "manifest.json").write_text(text)
         refusal(bundle)
@@ -80,14 +83,15 @@ def test_damaged_foreign_and_newer_manifests(bundle):
 )
 def test_a_path_that_leaves_the_folder(bundle, path):
     manifest = json.loads((bundle / "manifest.json").read_text())
-    edit(bundle, weights=path, files=manifest["files"] | {path: manifest["files"]["weights.safetensors"]})
+    record = manifest["files"]["weights/generator.safetensors"]
+    edit(bundle, generator=manifest["generator"] | {"weights": path}, files=manifest["files"] | {path: record})
     assert "damaged at" in refusal(bundle)
 
 
 def test_a_link_that_leaves_the_folder(bundle, tmp_path):
     outside = tmp_path / "outside.safetensors"
-    shutil.move(bundle / "weights.safetensors", outside)
-    (bundle / "weights.safetensors").symlink_to(outside)
+    shutil.move(bundle / "weights/generator.safetensors", outside)
+    (bundle / "weights/generator.safetensors").symlink_to(outside)
     assert "link" in refusal(bundle)
 
 

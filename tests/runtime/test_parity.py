@@ -25,28 +25,36 @@ def test_agrees_with_scikit_image(shape, error):
 
 def test_large_images_are_kept_as_average_and_windows():
     image = RANDOM.standard_normal((1, 3, 512, 512)).astype(np.float32)
-    kept = views(image)
-    assert {name: view.shape[-1] for name, view in kept.items()} == {"pooled": 128, "corner": 64, "centre": 64}
-    assert np.allclose(kept["pooled"][0, 0, 0, 1], image[0, 0, :4, 4:8].mean(), atol=1e-6)
-    assert np.array_equal(kept["centre"], image[:, :, 224:288, 224:288])
-    assert views(image[:, :, :128, :128]).keys() == {"whole"}
+    kept = views({"image": image})
+    shown = {name: view.shape[-1] for name, view in kept.items()}
+    assert shown == {"image.pooled": 128, "image.corner": 64, "image.centre": 64}
+    assert np.allclose(kept["image.pooled"][0, 0, 0, 1], image[0, 0, :4, 4:8].mean(), atol=1e-6)
+    assert np.array_equal(kept["image.centre"], image[:, :, 224:288, 224:288])
+    assert views({"image": image[:, :, :128, :128]}).keys() == {"image.whole"}
+
+
+def test_each_output_is_measured_by_its_own_range():
+    """An error of a thousandth of a small output is not hidden by a large output beside it."""
+    expected = {"content": RANDOM.standard_normal((2, 500)) * 1000, "style": RANDOM.standard_normal((2, 8)) * 0.01}
+    found = expected | {"style": expected["style"] * 1.001}
+    assert 60 < compare(views(found), views(expected)).psnr_db < 80
 
 
 def test_every_pixel_of_a_large_image_counts():
     expected = RANDOM.standard_normal((1, 3, 512, 512)).astype(np.float32)
     found = expected.copy()
     found[0, 1, 300, 5] += 10  # outside both windows
-    assert compare(views(found), views(expected)).psnr_db < 80
-    assert compare(views(expected), views(expected)).psnr_db == 200
+    assert compare(views({"x": found}), views({"x": expected})).psnr_db < 80
+    assert compare(views({"x": expected}), views({"x": expected})).psnr_db == 200
 
 
 def test_nan_is_the_worst():
     expected = np.ones((1, 3, 8, 8), np.float32)
     found = expected.copy()
     found[0, 0, 0, 0] = np.nan
-    assert compare({"whole": found}, {"whole": expected}).psnr_db == -200
+    assert compare({"x.whole": found}, {"x.whole": expected}).psnr_db == -200
 
 
 def test_other_shapes_are_an_error():
     with pytest.raises(ValueError, match="cannot be compared"):
-        compare({"whole": np.ones((1, 2))}, {"whole": np.ones((1, 3))})
+        compare({"x.whole": np.ones((1, 2))}, {"x.whole": np.ones((1, 3))})

@@ -64,13 +64,13 @@ def array(dtype: str, shape: bytes, data: bytes) -> bytes:
     return empty + b"(K\x01" + shape + kind + b"\x89" + data + b"tb"
 
 
-def archive(data: bytes) -> bytes:
+def archive(data: bytes, more: dict[str, bytes] | None = None) -> bytes:
     """As ``torch.save`` packs a pickle."""
     file = io.BytesIO()
     with zipfile.ZipFile(file, "w") as packed:
         packed.writestr("a/data.pkl", data)
-        packed.writestr("a/byteorder", "little")
-        packed.writestr("a/version", "3\n")
+        for path, content in ({"byteorder": b"little", "version": b"3\n"} | (more or {})).items():
+            packed.writestr(path.removeprefix("../") if path.startswith("../") else f"a/{path}", content)
     return file.getvalue()
 
 
@@ -131,21 +131,15 @@ HUGE = {
 }
 
 
-# What torch.load itself spends too long or too much on, so that the other reader is not given it.
-TORCH_SPENDS = {
-    f"{packed}{file}"
-    for packed in ("", "zip-")
-    for file in (
-        "laughs-key",
-        "laughs-set",
-        "bytearray",
-        "sets-again",
-        "deep-tuples",
-        "deep-lists",
-        "deep-marks",
-        "unending-steps",
-    )
-}
+# Each value holds the one before it, ten times over.
+LISTS = b"(]q\x00" + b"".join(b"](" + (b"h" + bytes([i])) * 10 + b"eq" + bytes([i + 1]) for i in range(60)) + b"t"
+
+
+def old(data: bytes, names: bytes = b"]", values: bytes = b"") -> bytes:
+    """As ``torch.save`` wrote before archives."""
+    system = b"\x80\x02}" + words("little_endian") + b"\x88s."
+    magic = b"\x80\x02" + b"\x8a\x0a" + (0x1950A86A20F9469CFC6C).to_bytes(10, "little") + b"."
+    return magic + b"\x80\x02M\xe9\x03." + system + data + b"\x80\x02" + names + b"." + values
 
 
 def hostile(ran: str) -> dict[str, bytes]:
@@ -159,8 +153,7 @@ def hostile(ran: str) -> dict[str, bytes]:
         + f"open({ran!r}, 'w')###"[: len(ran) + 15].encode()
     )
     easy = name("dnnlib.util", "EasyDict") + b")\x81"
-    # Each value holds the one before it, ten or two times over.
-    lists = b"(]q\x00" + b"".join(b"](" + (b"h" + bytes([i])) * 10 + b"eq" + bytes([i + 1]) for i in range(60)) + b"t"
+    lists = LISTS
     pairs = (
         b"(Nq\x00"
         + b"".join(b"h" + bytes([i]) + b"h" + bytes([i]) + b"\x86q" + bytes([i + 1]) for i in range(80))
@@ -245,11 +238,9 @@ def hostile(ran: str) -> dict[str, bytes]:
         "rank-4000": tensor(0, integers(*[1] * 4000), integers(*[1] * 4000)),
     }
     files = {key: b"\x80\x02}" + words("style.1.weight") + body + b"s." for key, body in bodies.items()}
-    files |= {
-        f"zip-{key}": archive(files[key])
-        for key in ("os.system", "stride-0", "bytearray", "deep-enough", "deep-tuples")
-    }
-    files |= {f"zip-{key}": archive(files[key]) for key in bodies if key.startswith(("laughs", "size", "BUILD"))}
+    packed = {f"zip-{key}": archive(files[key]) for key in bodies}
+    packed |= {f"old-{key}": old(files[key]) for key in bodies}
+    files |= packed
     noise = random.Random(1)
     files |= {f"random-{i}": b"\x80\x04" + noise.randbytes(3000) for i in range(4)}
     files |= {

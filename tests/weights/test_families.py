@@ -9,8 +9,9 @@ from deterministic import golden_input, normal
 
 from anycost.errors import CheckpointError
 from anycost.networks.stylegan2 import Generator, fir_kernel, mix, truncate
-from anycost.weights.checkpoint import check, infer
+from anycost.weights.checkpoint import check
 from anycost.weights.families import from_nvidia, from_rosinality, is_nvidia, is_rosinality
+from anycost.weights.generator_shape import infer
 
 GOLDENS = Path(__file__).parents[1] / "goldens"
 CASES = json.loads((GOLDENS / "cases.json").read_text())
@@ -41,8 +42,8 @@ def tensors_of(case: str) -> dict[str, torch.Tensor]:
 def network(tensors: dict[str, torch.Tensor]) -> Generator:
     """Ours, after the same checks as a file's tensors get."""
     arch = infer(tensors, {}, "golden")
-    check(tensors, arch, "golden")
     ours = Generator(arch.resolution, arch.channel_multiplier, arch.channel_max, arch.style_dim, arch.n_mlp)
+    check(tensors, ours, "golden", "a generator")
     missing, unexpected = ours.load_state_dict(tensors, strict=False)
     assert not unexpected and all(name.endswith(".kernel") for name in missing)
     return ours.eval().requires_grad_(False)

@@ -1,0 +1,329 @@
+"""Building bundles and looking at them: build, inspect, verify, profile, explain."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.markup import escape
+from rich.table import Table
+
+from anycost.building import DEFAULT_BACKENDS
+from anycost.commands.shared import (
+    BundleArgument,
+    JsonOption,
+    LargestOption,
+    LatencyOption,
+    MemoryOption,
+    SmallestOption,
+    ThreadsOption,
+    app,
+    err,
+    fail,
+    limits,
+    out,
+    print_json,
+)
+from anycost.errors import AnycostError, BackendError, InputError
+from anycost.progress import bar, bytes_bar
+from anycost.tables import engine_table, part_table
+
+
+@app.command()
+def build(
+    models: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="[MODEL]...",
+            help="Checkpoint files, or names: avatars, anycost-ffhq-config-f, ... One elastic generator at most and any "
+            "other networks; FILE:KEY takes one of several in a file, NAME=FILE gives it a name in the bundle.",
+            show_default=False,
+        ),
+    ] = None,
+    output: Annotated[
+        Path | None, typer.Option("-o", "--output", help="Folder of the bundle.", show_default=False)
+    ] = None,
+    subnets: Annotated[str, typer.Option(help="grid, or RATIO@RESOLUTION separated by commas.")] = "grid",
+    channels: Annotated[
+        Path | None,
+        typer.Option(
+            help='JSON of flexible sub-networks: {"15G": {"channels": [...], "res": 512}}.', show_default=False
+        ),
+    ] = None,
+    backend: Annotated[
+        str, typer.Option("--backend", help="Backends to build for, separated by commas.")
+    ] = DEFAULT_BACKENDS,
+    noise: Annotated[
+        str, typer.Option(help="input: noise is an input; stored: engines hold the stored noise.")
+    ] = "input",
+    random_init: Annotated[
+        str | None,
+        typer.Option(
+            "--random-init",
+            help="Random weights of known shapes, such as config-f, or config-f,encoder (`anycost inspect --networks`).",
+            show_default=False,
+        ),
+    ] = None,
+    labels: Annotated[
+        Path | None,
+        typer.Option(
+            help="Text file with a line for each output of a tagger or attribute predictor.", show_default=False
+        ),
+    ] = None,
+    threads: ThreadsOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Build a bundle: an engine for every sub-network and every other network, each checked against PyTorch.
+
+    A build that is stopped goes on where it was when the same command runs again.
+
+    Examples:
+
+    - `anycost build avatars -o bundle/`
+    - `anycost build anycost-ffhq-config-f -o ffhq/ --subnets 0.25@256,0.5@512,1@1024`
+    - `anycost build avatars encoder.pt attribute_predictor.pt -o bundle/`
+    - `anycost build toon=gnr.pt:G_A2B_ema photo=gnr.pt:G_B2A_ema -o translate/`
+    - `anycost build --random-init config-f -o try/ --backend openvino`
+    """
+    from anycost.building import BuildArguments, build_bundle
+
+    if output is None:
+        fail(InputError("no output folder was given: add -o FOLDER"))
+    with bytes_bar(err, quiet=as_json) as fetched, bar(err, "building", quiet=as_json) as progress:
+        arguments = BuildArguments(models or [], random_init, subnets, channels, backend, noise, labels, threads)
+        manifest = build_bundle(arguments, output, fetched, progress)
+    if as_json:
+        print_json(
+            {
+                "bundle": str(output),
+                "engines": [e.name for e in manifest.engines],
+                "parity": _parities(manifest.engines),
+            }
+        )
+        return
+    worst = min(engine.parity.psnr_db for engine in manifest.engines)
+    made = [f"{len(manifest.generator.subnets)} sub-networks"] if manifest.generator else []
+    made += [network.name for network in manifest.networks]
+    out.print(
+        f"{escape(str(output))}: {len(manifest.engines)} engines for {', '.join(made)}, "
+        f"lowest PSNR against PyTorch {worst:.0f} dB",
+        highlight=False,
+    )
+
+
+@app.command()
+def inspect(
+    bundle: Annotated[
+        Path | None, typer.Argument(metavar="[BUNDLE]", help="Folder of a bundle.", show_default=False)
+    ] = None,
+    networks: Annotated[
+        bool, typer.Option("--networks", help="Every kind of network that can be built, instead of a bundle.")
+    ] = False,
+    verify: Annotated[
+        bool,
+        typer.Option(
+            "--verify", help="With --networks: build each with random weights and compare its engines with PyTorch."
+        ),
+    ] = False,
+    only: Annotated[
+        str | None, typer.Option(help="With --networks: these kinds, separated by commas.", show_default=False)
+    ] = None,
+    output: Annotated[
+        Path | None,
+        typer.Option("-o", "--output", help="With --networks: write the table as Markdown.", show_default=False),
+    ] = None,
+    threads: ThreadsOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Show what a bundle holds and what was measured of it here, or every network that can be built.
+
+    Examples:
+
+    - `anycost inspect bundle/`
+    - `anycost inspect bundle/ --json`
+    - `anycost inspect --networks`
+    - `anycost inspect --networks --verify -o networks.md`
+    """
+    import anycost
+    from anycost.runtime.budget import Budget
+    from anycost.runtime.report import part_rows, part_values, rows_for, values
+
+    if networks == (bundle is not None):
+        fail(InputError("give either a BUNDLE or --networks"))
+    if networks:
+        _networks(verify, only, output, threads, as_json)
+        return
+    assert bundle is not None
+    runtime = anycost.open(bundle, threads=threads)
+    manifest = runtime.bundle.manifest
+    rows = rows_for(runtime, Budget())[0] if manifest.generator else []
+    size = sum(record.size for record in manifest.all_files().values())
+    if as_json:
+        shown = manifest.model_dump(
+            exclude={"engines": True, "files": True, "references": True, "generator": {"subnets"}}
+        )
+        engines = [values(row) for row in rows] + [part_values(row) for row in part_rows(runtime)]
+        print_json(shown | {"bytes": size, "engines": engines})
+        return
+    out.print(f"{escape(manifest.name)}: {size / 1e6:.1f} MB on disk", highlight=False)
+    generator = manifest.generator
+    if generator:
+        arch = generator.architecture
+        out.print(
+            f"elastic generator from {escape(generator.source)}, sha256 {generator.source_sha256[:16]}: "
+            f"{arch.resolution} px, multiplier {arch.channel_multiplier:g}, at most {arch.channel_max} channels, "
+            f"style_dim {arch.style_dim}; noise: {generator.noise}",
+            highlight=False,
+        )
+        if generator.credit:
+            out.print(escape(generator.credit), highlight=False)
+        out.print(engine_table(rows))
+    for network in manifest.networks:
+        named = f", {len(network.labels)} labels" if network.labels else ""
+        out.print(
+            f"{escape(network.name)} ({network.kind}) from {escape(network.source)}, sha256 {network.source_sha256[:16]}: "
+            f"{network.parameters / 1e6:.2f} million parameters{named}",
+            highlight=False,
+        )
+        if network.credit:
+            out.print(escape(network.credit), highlight=False)
+    if manifest.networks:
+        out.print(part_table(part_rows(runtime)))
+
+
+def _networks(verify: bool, only: str | None, output: Path | None, threads: int | None, as_json: bool) -> None:
+    """``inspect --networks``: a row for each kind, with engines and parity where they are built."""
+    try:
+        from anycost.export import survey
+    except ImportError as error:
+        fail(
+            BackendError(
+                f"--networks needs {error.name}, which is not installed: pip install 'anycost-runtime[export]'"
+            )
+        )
+    kinds = survey.chosen(only)
+    with bar(err, "verifying" if verify else "listing", quiet=as_json) as progress:
+        rows = survey.survey(kinds, verify=verify, threads=threads, progress=progress)
+    if output is not None:
+        survey.write(output, rows)
+    if as_json:
+        print_json([row.values() for row in rows])
+        return
+    table = Table(*survey.HEADER, box=None, header_style="bold", padding=(0, 2, 0, 0))
+    for row in rows:
+        table.add_row(*map(escape, row.cells()))
+    out.print(table)
+    if output is not None:
+        out.print(f"wrote {escape(str(output))}", highlight=False)
+
+
+@app.command()
+def verify(bundle: BundleArgument, threads: ThreadsOption = None, as_json: JsonOption = False) -> None:
+    """Run every engine on this device and compare with the stored reference samples. Needs no PyTorch.
+
+    Exit code 2 when an engine fails.
+
+    Examples:
+
+    - `anycost verify bundle/`
+    """
+    import anycost
+
+    runtime = anycost.open(bundle, threads=threads)
+    with bar(err, "verifying", quiet=as_json) as progress:
+        checks = runtime.verify(progress)
+    failed = [check for check in checks if check.failed]
+    if as_json:
+        rows = [
+            {
+                "engine": c.engine,
+                "passed": c.passed,
+                "skipped": c.skipped,
+                "parity": c.parity and c.parity.model_dump(),
+                "problem": c.problem,
+            }
+            for c in checks
+        ]
+        print_json({"passed": not failed, "engines": rows})
+    else:
+        table = Table("engine", "max abs", "PSNR", "SSIM", "", box=None)
+        for c in checks:
+            figures = (
+                (f"{c.parity.max_abs:.2e}", f"{c.parity.psnr_db:.1f} dB", f"{c.parity.ssim:.6f}")
+                if c.parity
+                else ("-",) * 3
+            )
+            table.add_row(c.engine, *figures, escape(c.problem) or "passed")
+        out.print(table)
+    if failed:
+        fail(AnycostError(f"{len(failed)} of {len(checks)} engines failed: {failed[0].engine}: {failed[0].problem}"))
+
+
+@app.command()
+def profile(
+    bundle: BundleArgument,
+    refresh: Annotated[bool, typer.Option("--refresh", help="Measure again what was measured before.")] = False,
+    threads: ThreadsOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Measure latency and memory of every engine on this device; kept in the user's cache.
+
+    Examples:
+
+    - `anycost profile bundle/`
+    - `anycost profile bundle/ --refresh --threads 1`
+    """
+    import anycost
+    from anycost.runtime.budget import Budget
+    from anycost.runtime.report import part_rows, rows_for
+
+    runtime = anycost.open(bundle, threads=threads)
+    with bar(err, "measuring", quiet=as_json) as progress:
+        measured = runtime.profile(refresh=refresh, progress=progress)
+    if as_json:
+        print_json(measured.model_dump())
+        return
+    out.print(f"{escape(measured.device)}, {measured.threads} threads", highlight=False)
+    if runtime.bundle.manifest.generator:
+        out.print(engine_table(rows_for(runtime, Budget())[0]))
+    if runtime.bundle.manifest.networks:
+        out.print(part_table(part_rows(runtime)))
+
+
+@app.command()
+def explain(
+    bundle: BundleArgument,
+    budget: LatencyOption = None,
+    memory: MemoryOption = None,
+    min_resolution: SmallestOption = None,
+    max_resolution: LargestOption = None,
+    threads: ThreadsOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Show which engine a budget chooses, and why each other does not.
+
+    Examples:
+
+    - `anycost explain bundle/ --budget 5ms --memory 400MB`
+    """
+    import anycost
+    from anycost.runtime.report import rows_for, values
+
+    limit = limits(budget, memory, min_resolution, max_resolution)
+    runtime = anycost.open(bundle, threads=threads)
+    if limit.needs_profile and runtime.stored_profile is None:
+        with bar(err, "measuring this device once", quiet=as_json) as progress:
+            runtime.profile(progress=progress)
+    rows, choice, reason = rows_for(runtime, limit)
+    if as_json:
+        print_json(
+            {"chosen": choice and choice.engine.name, "reason": reason, "engines": [values(row) for row in rows]}
+        )
+        return
+    out.print(engine_table(rows))
+    out.print(escape(reason), highlight=False)
+
+
+def _parities(engines: Any) -> dict[str, Any]:
+    return {engine.name: engine.parity.model_dump() for engine in engines}

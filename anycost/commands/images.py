@@ -1,0 +1,253 @@
+"""Making images with the elastic generator: generate, edit, project."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, NoReturn
+
+import typer
+from rich.markup import escape
+
+from anycost.commands.shared import (
+    BackendOption,
+    BundleArgument,
+    JsonOption,
+    LargestOption,
+    LatencyOption,
+    MemoryOption,
+    SmallestOption,
+    SubnetOption,
+    ThreadsOption,
+    app,
+    err,
+    limits,
+    out,
+    print_json,
+    read_codes,
+    write_codes,
+)
+from anycost.errors import BackendError, InputError
+from anycost.progress import bar
+
+if TYPE_CHECKING:
+    from anycost.editing.directions import Directions
+    from anycost.runtime.runtime import Runtime
+
+
+@app.command()
+def generate(
+    bundle: BundleArgument,
+    seed: Annotated[str, typer.Option("--seed", help="Seeds such as 0-7 or 1,5,20-23.")] = "0",
+    budget: LatencyOption = None,
+    memory: MemoryOption = None,
+    min_resolution: SmallestOption = None,
+    max_resolution: LargestOption = None,
+    subnet: SubnetOption = None,
+    backend: BackendOption = None,
+    psi: Annotated[float, typer.Option(help="Truncation, -2 to 2: 1 is none, 0 the mean image.")] = 1.0,
+    noise: Annotated[str, typer.Option(help="stored, random or none.")] = "stored",
+    noise_seed: Annotated[int, typer.Option(help="Seed of random noise.")] = 0,
+    batch: Annotated[int, typer.Option(help="Images of one engine call.")] = 1,
+    sheet: Annotated[bool, typer.Option("--sheet", help="One PNG with all images instead of one each.")] = False,
+    output: Annotated[Path, typer.Option("-o", "--output", help="Folder of the PNGs.")] = Path("out"),
+    threads: ThreadsOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Make images with the best sub-network that fits a budget.
+
+    Examples:
+
+    - `anycost generate bundle/ --seed 0-7 --budget 40ms -o out/`
+    - `anycost generate bundle/ --seed 3 --subnet 0.25@16 --psi 0.7`
+    - `anycost generate bundle/ --seed 0-63 --memory 300MB --sheet -o out/`
+    """
+    import anycost
+    from anycost.pictures import LARGEST_SHEET, save_images
+    from anycost.seeds import parse_seeds
+
+    seeds = parse_seeds(seed)
+    limit = limits(budget, memory, min_resolution, max_resolution)
+    runtime = anycost.open(bundle, threads=threads)
+    if limit.needs_profile and runtime.stored_profile is None:
+        with bar(err, "measuring this device once", quiet=as_json) as progress:
+            runtime.profile(progress=progress)
+    choice = runtime.choose(limit, subnet=subnet, backend=backend)
+    side = choice.subnet.resolution
+    if sheet and len(seeds) * side**2 > LARGEST_SHEET:
+        raise InputError(
+            f"a sheet of {len(seeds)} images of {side} px is too large: give fewer seeds or leave out --sheet"
+        )
+    # In pieces, so that memory does not grow with the list and the first files are there at once.
+    piece = max(batch, len(seeds) if sheet else 16)
+    paths = []
+    with bar(err, "generating", quiet=as_json or len(seeds) <= piece) as progress:
+        for start in range(0, len(seeds), piece):
+            progress(choice.engine.name, start, len(seeds))
+            part = seeds[start : start + piece]
+            images = runtime.generate(
+                part,
+                psi=psi,
+                noise=noise,
+                noise_seed=(noise_seed + start) % 2**32 if start else noise_seed,
+                subnet=choice.subnet.name,
+                backend=choice.engine.backend,
+                batch=batch,
+            )
+            paths += save_images(images, part, output, sheet=sheet)
+    if as_json:
+        print_json({"engine": choice.engine.name, "reason": choice.reason, "files": [str(path) for path in paths]})
+        return
+    out.print(choice.reason, highlight=False)
+    shown = str(paths[0]) if len(paths) == 1 else f"{paths[0]} ... {paths[-1].name}"
+    out.print(escape(f"{len(seeds)} images of {side} px in {shown}"), highlight=False)
+
+
+@app.command()
+def edit(
+    bundle: BundleArgument,
+    settings: Annotated[
+        str | None,
+        typer.Option("--set", help="Directions and values, such as smiling=60,young=-20.", show_default=False),
+    ] = None,
+    seed: Annotated[str, typer.Option("--seed", help="Seeds of the faces to edit.")] = "0",
+    codes: Annotated[
+        Path | None,
+        typer.Option("--w-plus", help="Codes to edit instead, a .npy from encode or project.", show_default=False),
+    ] = None,
+    directions: Annotated[
+        Path | None,
+        typer.Option(
+            help="Directions to use instead of the bundle's: safetensors, or boundary_*.pt.", show_default=False
+        ),
+    ] = None,
+    rows: Annotated[str, typer.Option(help="Rows of w+ that are moved, first and last.")] = "0-11",
+    psi: Annotated[float, typer.Option(help="Truncation of the seeds.")] = 1.0,
+    budget: LatencyOption = None,
+    memory: MemoryOption = None,
+    min_resolution: SmallestOption = None,
+    max_resolution: LargestOption = None,
+    subnet: SubnetOption = None,
+    backend: BackendOption = None,
+    sheet: Annotated[bool, typer.Option("--sheet", help="One PNG, each face before and after.")] = False,
+    output: Annotated[Path, typer.Option("-o", "--output", help="Folder of the PNGs.")] = Path("out"),
+    threads: ThreadsOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Move faces along several directions at once; values are a slider's, -100 to 100.
+
+    Examples:
+
+    - `anycost edit bundle/ --seed 0-3 --set glasses=100`
+    - `anycost edit bundle/ --w-plus me.npy --set smiling=60,young=-20 --budget 40ms --sheet`
+    - `anycost edit bundle/`: lists the directions
+    """
+    import numpy as np
+
+    import anycost
+    from anycost.pictures import save_images
+    from anycost.seeds import parse_seeds
+
+    runtime = anycost.open(bundle, threads=threads)
+    known = _directions(runtime, directions)
+    if settings is None:
+        if as_json:
+            print_json({"directions": list(known.names)})
+        else:
+            out.print(escape(", ".join(known.names)), highlight=False)
+        return
+    limit = limits(budget, memory, min_resolution, max_resolution)
+    choice = runtime.choose(limit, subnet=subnet, backend=backend)
+    if codes is None:
+        numbers = parse_seeds(seed)
+        start = runtime.codes(numbers, psi=psi)
+    else:
+        start = read_codes(codes)
+        numbers = list(range(len(start)))
+    edited = runtime.edit(start, settings, directions=known, rows=_rows(rows))
+    engine = {"subnet": choice.subnet.name, "backend": choice.engine.backend}
+    images = runtime.generate(w_plus=edited, **engine)
+    if sheet:
+        images = np.stack([runtime.generate(w_plus=start, **engine), images], 1).reshape(-1, *images.shape[1:])
+        numbers = list(range(len(images)))
+    paths = save_images(images, numbers, output, sheet=sheet)
+    if as_json:
+        print_json({"engine": choice.engine.name, "reason": choice.reason, "files": [str(path) for path in paths]})
+        return
+    out.print(escape(f"{len(edited)} faces in {paths[0] if len(paths) == 1 else paths[0].parent}"), highlight=False)
+
+
+@app.command()
+def project(
+    bundle: BundleArgument,
+    image: Annotated[Path, typer.Argument(help="The picture to find a code for.", show_default=False)],
+    output: Annotated[Path, typer.Option("-o", "--output", help="The code, a .npy for edit and generate.")] = Path(
+        "w_plus.npy"
+    ),
+    steps: Annotated[int, typer.Option(min=1, max=10_000, help="Steps of L-BFGS.")] = 100,
+    consistent: Annotated[
+        bool, typer.Option("--consistent", help="Sum over the bundle's sub-networks, so that previews agree.")
+    ] = False,
+    start: Annotated[
+        Path | None,
+        typer.Option(
+            help="Codes to start from (.npy); by default the bundle's encoder's, else the mean.", show_default=False
+        ),
+    ] = None,
+    picture: Annotated[
+        Path | None, typer.Option("--picture", help="Also write the image of the code as PNG.", show_default=False)
+    ] = None,
+    threads: ThreadsOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Find the code w+ of a picture by optimisation (L-BFGS; needs PyTorch).
+
+    Examples:
+
+    - `anycost project bundle/ me.jpg -o me.npy`
+    - `anycost project bundle/ me.jpg -o me.npy --consistent --steps 200 --picture me.png`
+    """
+    import numpy as np
+
+    import anycost
+
+    runtime = anycost.open(bundle, threads=threads)
+    try:
+        from anycost.projecting import project_image
+    except ImportError as error:
+        raise BackendError(
+            f"project needs {error.name}, which is not installed: pip install 'anycost-runtime[export]'"
+        ) from None
+    guess = None if start is None else read_codes(start)
+    with bar(err, "projecting", quiet=as_json) as progress:
+        found = project_image(runtime, image, guess, steps, consistent, progress)
+    write_codes(output, found.w_plus)
+    if picture is not None:
+        from anycost.pictures import save_png
+
+        save_png(np.asarray(runtime.generate(w_plus=found.w_plus))[0], picture)
+    if as_json:
+        print_json({"file": str(output), "psnr_db": found.psnr_db, "stopped": found.stopped, "loss": found.losses[-1]})
+        return
+    out.print(f"wrote {escape(str(output))}: PSNR {found.psnr_db:.1f} dB ({found.stopped})", highlight=False)
+
+
+def _directions(runtime: Runtime, path: Path | None) -> Directions:
+    if path is None:
+        return runtime.directions()
+    from anycost.editing.boundaries import read_boundaries
+    from anycost.editing.directions import load
+
+    with path.open("rb") if path.is_file() else _absent(path) as file:
+        head = file.read(9)
+    return load(path) if head[8:9] == b"{" else read_boundaries(path)
+
+
+def _absent(path: Path) -> NoReturn:
+    raise InputError(f"{path} is not a file: give directions as safetensors, or a boundary_*.pt")
+
+
+def _rows(text: str) -> range:
+    first, _, last = text.partition("-")
+    if not (first.isdigit() and (last or first).isdigit()) or int(last or first) < int(first):
+        raise InputError(f"rows {text!r} are not FIRST-LAST, such as 0-11")
+    return range(int(first), int(last or first) + 1)

@@ -1,0 +1,138 @@
+"""What a bundle has engines for: the mapping, the sub-networks, and the parts of other networks, each as one job."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from anycost.export.reference import Reference
+from anycost.export.trace import Traced, trace_mapping, trace_part, trace_synthesis
+from anycost.networks.channels import Architecture, Subnet
+from anycost.networks.kinds import Kind, Part
+from anycost.runtime.backends import Engine
+from anycost.runtime.manifest import MAPPING, PartRecord, PortRecord
+from anycost.runtime.samples import inputs_of
+
+Arrays = dict[str, np.ndarray]
+
+
+class Job(Protocol):
+    """One graph: what its engines are called, which weights they take, and how they are made and checked.
+
+    basis: what its engines depend on beside the weights, for their keys.
+    """
+
+    name: str
+    weights: str
+    basis: Mapping[str, Any]
+
+    def trace(self) -> Traced: ...
+
+    def sample(self) -> tuple[Arrays, dict[str, str]]:
+        """The reference's outputs for the stored samples, and notes to keep with them."""
+        ...
+
+    def run(self, engine: Engine) -> Arrays:
+        """An engine's outputs for the same samples."""
+        ...
+
+
+class MappingJob:
+    def __init__(self, arch: Architecture, reference: Reference, weights: str):
+        self.name, self.weights, self.basis = MAPPING, weights, {}
+        self._arch, self._reference = arch, reference
+
+    def trace(self) -> Traced:
+        return trace_mapping(self._arch, self._reference.generator.state_dict())
+
+    def sample(self) -> tuple[Arrays, dict[str, str]]:
+        return {"w": self._reference.mapping()}, {}
+
+    def run(self, engine: Engine) -> Arrays:
+        return engine.run({"z": self._reference.latents["z"]})
+
+
+class SubnetJob:
+    def __init__(self, arch: Architecture, net: Subnet, reference: Reference, weights: str):
+        self.name, self.weights, self.basis = net.name, weights, {"net": asdict(net)}
+        self.net = net
+        self._arch, self._reference = arch, reference
+
+    def trace(self) -> Traced:
+        state = self._reference.generator.state_dict()
+        return trace_synthesis(self._arch, self.net, state, self._reference.stored_noise)
+
+    def sample(self) -> tuple[Arrays, dict[str, str]]:
+        distance = repr(round(self._reference.distance(self.net), 6))
+        return {"image": self._reference.synthesis(self.net)}, {"distance": distance}
+
+    def run(self, engine: Engine) -> Arrays:
+        """One sample at a time, as on a device."""
+        stored = self._reference.latents
+        noise = [] if self._reference.stored_noise else self._reference.noise(self.net)
+        outputs = []
+        for i in range(len(stored["w_plus"])):
+            inputs = {"w_plus": stored["w_plus"][i : i + 1]}
+            inputs |= {f"noise_{k}": np.ascontiguousarray(layer[i : i + 1]) for k, layer in enumerate(noise)}
+            outputs.append(engine.run(inputs)["image"])
+        return {"image": np.concatenate(outputs)}
+
+
+class PartJob:
+    def __init__(self, record: PartRecord, network: nn.Module, part: Part, weights: str):
+        self.name, self.weights, self.basis = record.name, weights, {"part": record.model_dump()}
+        self._record, self._network, self._part = record, network, part
+
+    def trace(self) -> Traced:
+        return trace_part(self._network, self._part)
+
+    @functools.cached_property
+    def _inputs(self) -> Arrays:
+        return inputs_of(self._record)
+
+    @torch.no_grad()
+    def sample(self) -> tuple[Arrays, dict[str, str]]:
+        found = self._part.run(self._network, *[torch.from_numpy(x) for x in self._inputs.values()])
+        tensors: Sequence[Tensor] = found if isinstance(found, tuple) else (found,)
+        outputs = {port.name: x.numpy() for port, x in zip(self._part.outputs, tensors, strict=True)}
+        return outputs, {}
+
+    def run(self, engine: Engine) -> Arrays:
+        return engine.run(self._inputs)
+
+
+def part_records(name: str, kind: Kind, arguments: Mapping[str, Any]) -> list[tuple[PartRecord, Part]]:
+    """The parts of a network called ``name``, with their multiply-adds for one sample."""
+    with torch.device("meta"):
+        network = kind.make(**arguments).eval().requires_grad_(False)
+        parts = kind.parts(network)
+        return [
+            (
+                PartRecord(
+                    name=f"{name}.{part.name}" if part.name else name,
+                    inputs=_ports(part.inputs),
+                    outputs=_ports(part.outputs),
+                    macs=_macs(network, part),
+                ),
+                part,
+            )
+            for part in parts
+        ]
+
+
+def _ports(ports: Sequence[Any]) -> tuple[PortRecord, ...]:
+    return tuple(PortRecord(name=port.name, shape=port.shape, values=port.values) for port in ports)
+
+
+def _macs(network: nn.Module, part: Part) -> int:
+    """Of convolutions and matrix products; counted without computing them."""
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        part.run(network, *[torch.zeros(1, *port.shape) for port in part.inputs])
+    return counter.get_total_flops() // 2
