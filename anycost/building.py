@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from anycost.errors import BackendError, CheckpointError, InputError
 
 if TYPE_CHECKING:
+    from anycost.editing.directions import Directions
     from anycost.networks.channels import Architecture, Subnet
     from anycost.runtime.manifest import Manifest
     from anycost.weights.checkpoint import Checkpoint, NetworkCheckpoint
@@ -30,6 +31,7 @@ class BuildArguments:
     backend: str = DEFAULT_BACKENDS
     noise: str = "input"
     labels: Path | None = None
+    directions: Path | None = None
     threads: int | None = None
 
 
@@ -61,6 +63,7 @@ def build_bundle(
         stored_noise=arguments.noise == "stored",
         threads=threads,
         networks=_labelled(networks, arguments.labels),
+        directions=_directions(arguments),
     )
     return build(generator, plan, output, progress)
 
@@ -118,6 +121,17 @@ def _random(name: str) -> Checkpoint | NetworkCheckpoint:
     from anycost.weights.random_init import random_checkpoint, random_network
 
     return random_network(name) if name in BY_NAME else random_checkpoint(name)
+
+
+def _directions(arguments: BuildArguments) -> Directions | None:
+    """The directions asked for, else those that an embedded model comes with."""
+    from anycost.editing.boundaries import read_directions
+    from anycost.weights import catalogue
+
+    if arguments.directions is not None:
+        return read_directions(arguments.directions)
+    found = [path for model in arguments.models if (path := catalogue.directions_of(model)) is not None]
+    return read_directions(found[0]) if found else None
 
 
 def _labelled(networks: dict[str, NetworkCheckpoint], labels: Path | None) -> dict[str, NetworkCheckpoint]:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from anycost.editing.directions import Array, Directions, Facts
+from anycost.editing.directions import Array, Directions, Facts, load
 from anycost.errors import AnycostError, BackendError, InputError
 
 FRIENDLY = {
@@ -18,6 +18,21 @@ FRIENDLY = {
     "15_Eyeglasses": "eyeglass",
     "22_Mustache": "mustache",
 }
+
+
+def read_directions(path: Path) -> Directions:
+    """Directions of either file, told from its content: safetensors, or a published ``boundary_*.pt``.
+
+    Raises InputError, CheckpointError, and BackendError for a boundary without PyTorch.
+    """
+    try:
+        with path.open("rb") as file:
+            head = file.read(9)
+    except OSError as error:
+        raise InputError(
+            f"directions {path} cannot be read: {error.strerror or error}; give safetensors, or a boundary_*.pt"
+        ) from None
+    return load(path) if head[8:9] == b"{" else read_boundaries(path)
 
 
 def read_boundaries(path: Path) -> Directions:

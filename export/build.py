@@ -24,7 +24,7 @@ from pydantic import ValidationError
 from safetensors import safe_open
 
 from anycost._version import __version__
-from anycost.editing.directions import load
+from anycost.editing.directions import Directions, save
 from anycost.errors import BuildError, ParityError
 from anycost.export import compilers, parts
 from anycost.export.jobs import Job, MappingJob, PartJob, SubnetJob, part_records
@@ -63,7 +63,7 @@ class Plan:
     """What to build. backends: names, in the order they are built. stored_noise: engines hold the stored noise.
 
     networks: what goes into the bundle beside the generator (or without one), by the names they get there. directions:
-    file of editing directions (``editing.directions``) to put into the bundle.
+    for editing the generator's images.
     """
 
     name: str
@@ -72,7 +72,7 @@ class Plan:
     stored_noise: bool = False
     threads: int = field(default_factory=default_threads)
     networks: Mapping[str, NetworkCheckpoint] = field(default_factory=dict)
-    directions: Path | None = None
+    directions: Directions | None = None
 
 
 def build(checkpoint: Checkpoint | None, plan: Plan, folder: Path, progress: Progress | None = None) -> Manifest:
@@ -86,6 +86,9 @@ def build(checkpoint: Checkpoint | None, plan: Plan, folder: Path, progress: Pro
         backends.require(backend)
     if checkpoint is None and not plan.networks:
         raise BuildError("there is nothing to build: give a generator or another network")
+    if plan.directions and (checkpoint is None or plan.directions.style_dim != checkpoint.arch.style_dim):
+        needed = f"of style_dim {checkpoint.arch.style_dim}" if checkpoint else "without a generator"
+        raise BuildError(f"directions of style_dim {plan.directions.style_dim} do not fit a bundle {needed}")
     try:
         parts.claim(folder, {MANIFEST_NAME, DIRECTIONS, "weights", "engines", "reference"})
         return _Builder(checkpoint, plan, folder, progress or _silent).run()
@@ -181,15 +184,11 @@ class _Builder:
         )
 
     def _directions(self) -> str | None:
-        """A copy of the file of directions, after reading it."""
         if self.plan.directions is None:
             return None
-        load(self.plan.directions)
-        content = self.plan.directions.read_bytes()
+        self._changing()
         path = self.folder / DIRECTIONS
-        if not path.is_file() or path.read_bytes() != content:
-            self._changing()
-            write_whole(path, content)
+        save(path, self.plan.directions)
         self.files[DIRECTIONS] = record_of(path)
         return DIRECTIONS
 

@@ -31,7 +31,7 @@ class Job(Protocol):
 
     name: str
     weights: str
-    basis: Mapping[str, Any]
+    basis: dict[str, Any]
 
     def trace(self) -> Traced: ...
 
@@ -45,6 +45,8 @@ class Job(Protocol):
 
 
 class MappingJob:
+    basis: dict[str, Any]
+
     def __init__(self, arch: Architecture, reference: Reference, weights: str):
         self.name, self.weights, self.basis = MAPPING, weights, {}
         self._arch, self._reference = arch, reference
@@ -60,6 +62,8 @@ class MappingJob:
 
 
 class SubnetJob:
+    basis: dict[str, Any]
+
     def __init__(self, arch: Architecture, net: Subnet, reference: Reference, weights: str):
         self.name, self.weights, self.basis = net.name, weights, {"net": asdict(net)}
         self.net = net
@@ -86,6 +90,8 @@ class SubnetJob:
 
 
 class PartJob:
+    basis: dict[str, Any]
+
     def __init__(self, record: PartRecord, network: nn.Module, part: Part, weights: str):
         self.name, self.weights, self.basis = record.name, weights, {"part": record.model_dump()}
         self._record, self._network, self._part = record, network, part

@@ -107,10 +107,9 @@ class ResBlock(nn.Module):
         super().__init__()
         self.conv1 = ConvLayer(entering, entering, 3, g_arch=g_arch)
         self.conv2 = ConvLayer(entering, leaving, 3, down=down, g_arch=g_arch)
+        self.skip: ConvLayer | None = None
         if down or entering != leaving:
             self.skip = ConvLayer(entering, leaving, 1, down=down, activate=False, g_arch=g_arch)
-        else:
-            self.skip = None
 
     def forward(self, x: Tensor, g_arch: Tensor | None = None) -> Tensor:
         y = self.conv2(self.conv1(x, g_arch), g_arch)

@@ -49,6 +49,14 @@ MODELS = {
 Progress = Callable[[int, "int | None"], None]
 
 
+def directions_of(text: str) -> Path | None:
+    """The file of editing directions that an embedded model comes with, None for any other name."""
+    if text not in EMBEDDED or Path(text).exists():
+        return None
+    with as_file(files("anycost.weights.embedded") / f"{text}.directions.safetensors") as found:
+        return found if found.is_file() else None
+
+
 def resolve(text: str, progress: Progress | None = None) -> Path:
     """A path as it is; else the file of a named model, fetched into the cache when it is not there yet.
 

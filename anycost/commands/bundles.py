@@ -71,6 +71,12 @@ def build(
             help="Text file with a line for each output of a tagger or attribute predictor.", show_default=False
         ),
     ] = None,
+    directions: Annotated[
+        Path | None,
+        typer.Option(
+            help="Editing directions to put into the bundle: safetensors, or boundary_*.pt.", show_default=False
+        ),
+    ] = None,
     threads: ThreadsOption = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -91,7 +97,9 @@ def build(
     if output is None:
         fail(InputError("no output folder was given: add -o FOLDER"))
     with bytes_bar(err, quiet=as_json) as fetched, bar(err, "building", quiet=as_json) as progress:
-        arguments = BuildArguments(models or [], random_init, subnets, channels, backend, noise, labels, threads)
+        arguments = BuildArguments(
+            models or [], random_init, subnets, channels, backend, noise, labels, directions, threads
+        )
         manifest = build_bundle(arguments, output, fetched, progress)
     if as_json:
         print_json(

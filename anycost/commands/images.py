@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, NoReturn
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.markup import escape
@@ -164,10 +164,11 @@ def edit(
         start = read_codes(codes)
         numbers = list(range(len(start)))
     edited = runtime.edit(start, settings, directions=known, rows=_rows(rows))
-    engine = {"subnet": choice.subnet.name, "backend": choice.engine.backend}
-    images = runtime.generate(w_plus=edited, **engine)
+    subnet, backend = choice.subnet.name, choice.engine.backend
+    images = runtime.generate(w_plus=edited, subnet=subnet, backend=backend)
     if sheet:
-        images = np.stack([runtime.generate(w_plus=start, **engine), images], 1).reshape(-1, *images.shape[1:])
+        before = runtime.generate(w_plus=start, subnet=subnet, backend=backend)
+        images = np.stack([before, images], 1).reshape(-1, *images.shape[1:])
         numbers = list(range(len(images)))
     paths = save_images(images, numbers, output, sheet=sheet)
     if as_json:
@@ -232,18 +233,9 @@ def project(
 
 
 def _directions(runtime: Runtime, path: Path | None) -> Directions:
-    if path is None:
-        return runtime.directions()
-    from anycost.editing.boundaries import read_boundaries
-    from anycost.editing.directions import load
+    from anycost.editing.boundaries import read_directions
 
-    with path.open("rb") if path.is_file() else _absent(path) as file:
-        head = file.read(9)
-    return load(path) if head[8:9] == b"{" else read_boundaries(path)
-
-
-def _absent(path: Path) -> NoReturn:
-    raise InputError(f"{path} is not a file: give directions as safetensors, or a boundary_*.pt")
+    return runtime.directions() if path is None else read_directions(path)
 
 
 def _rows(text: str) -> range:

@@ -149,7 +149,7 @@ def inpaint(
     from anycost.runtime.pipelines.inpaint import inpaint as run
 
     pixels = read_image(image)
-    missing = parse_mask(mask, *pixels.shape[:2], seed)
+    missing = parse_mask(mask, pixels.shape[0], pixels.shape[1], seed)
     network = one_of(anycost.open(bundle, threads=threads), ("context-encoder", "context-encoder-256"), name)
     save_png(run(network, pixels, missing), output)
     if as_json:

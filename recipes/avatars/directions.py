@@ -40,7 +40,7 @@ FACTORS = 30  # of SeFa, of each group of layers
 
 
 WANTED = (
-    Wanted("glasses", "accessories", ("prescription02", "round")),
+    Wanted("round glasses", "accessories", ("round",)),
     Wanted("sunglasses", "accessories", ("sunglasses", "wayfarers")),
     Wanted("smile", "mouth", ("smile",), ("sad",)),
     Wanted("beard", "facialHair", ("beardMedium",)),
@@ -48,11 +48,11 @@ WANTED = (
     Wanted("long hair", "top", ("straight01", "longButNotTooLong")),
     Wanted("afro", "top", ("fro",)),
     Wanted("hat", "top", ("winterHat02",)),
-    Wanted("dark skin", "skinColor", ("614335", "ae5d29"), ("edb98a", "ffdbb4")),
-    Wanted("fair hair", "hairColor", ("d6b370", "ecdcbf"), ("2c1b18", "4a312c")),
+    Wanted("dark skin", "skinColor", ("614335",), ("ffdbb4",)),
+    Wanted("fair hair", "hairColor", ("d6b370",), ("2c1b18",)),
     Wanted("red hair", "hairColor", ("c93305",)),
     Wanted("wide eyes", "eyes", ("surprised",), ("closed",)),
-    Wanted("pink background", "backgroundColor", ("ffd5dc",), ("b6e3f4",)),
+    Wanted("blue background", "backgroundColor", ("b6e3f4",), ("ffdfbf",)),
 )
 
 PLAIN = {

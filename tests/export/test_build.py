@@ -79,7 +79,8 @@ def test_a_second_build_rebuilds_nothing_and_changes_nothing(tmp_path, tiny_chec
 
 
 @pytest.mark.parametrize(
-    "name", ["weights/generator.safetensors", "reference/0.25@16.safetensors", "engines/0.25@16/openvino-fp32/model.xml"]
+    "name",
+    ["weights/generator.safetensors", "reference/0.25@16.safetensors", "engines/0.25@16/openvino-fp32/model.xml"],
 )
 def test_a_damaged_part_is_made_again(tmp_path, tiny_checkpoint, name):
     build(tiny_checkpoint, plan(tiny_checkpoint), tmp_path / "b")
