@@ -197,8 +197,7 @@ def _order_and_facts(path: Path, found: list[str], metadata: Mapping[str, str]) 
 
 
 def _check_strength(name: str, strength: object) -> None:
-    number = isinstance(strength, int | float) and not isinstance(strength, bool)
-    if not number or not np.isfinite(strength) or not 0 < strength <= _STRONGEST:
+    if isinstance(strength, bool) or not isinstance(strength, int | float) or not 0 < strength <= _STRONGEST:
         raise InputError(f"direction {name!r}: strength {strength!r} is not a number above 0 and up to {_STRONGEST}")
 
 

@@ -9,31 +9,25 @@ from __future__ import annotations
 import gc
 import hashlib
 import json
-import math
-import os
-import platform
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import numpy as np
-import onnx
 import torch
-from pydantic import ValidationError
-from safetensors import safe_open
 
 from anycost._version import __version__
 from anycost.editing.directions import Directions, save
 from anycost.errors import BuildError, ParityError
-from anycost.export import compilers, parts
+from anycost.export import parts
+from anycost.export.engines import EngineShop
 from anycost.export.jobs import Job, MappingJob, PartJob, SubnetJob, part_records
 from anycost.export.reference import Reference
-from anycost.export.trace import OPSET, Traced
+from anycost.export.trace import Traced
 from anycost.networks.channels import Subnet, macs, parameters
 from anycost.networks.registry import BY_NAME
 from anycost.runtime import backends
-from anycost.runtime.bundle import Weights
 from anycost.runtime.files import record_of, write_whole
 from anycost.runtime.manifest import (
     MANIFEST_NAME,
@@ -45,15 +39,13 @@ from anycost.runtime.manifest import (
     NetworkRecord,
     SubnetRecord,
 )
-from anycost.runtime.parity import compare, views
+from anycost.runtime.parity import views
 from anycost.runtime.profile import default_threads
-from anycost.runtime.verify import misfit
 from anycost.weights.checkpoint import Checkpoint, NetworkCheckpoint
 
 WEIGHTS = "weights/generator.safetensors"
 LATENTS = "reference/latents.safetensors"
 DIRECTIONS = "directions.safetensors"
-_ENGINE_RECORD = "engine.json"
 _STORED_TYPES = (torch.float16, torch.float32)
 Progress = Callable[[str, int, int], None]
 
@@ -109,6 +101,7 @@ class _Builder:
         # What every part depends on, and what those of each weights file do beside.
         self.common = {"anycost": __version__, "torch": torch.__version__}
         self.basis: dict[str, dict[str, object]] = {}
+        self.shop = EngineShop(folder, plan.threads, self._key, self._changing)
 
     def step(self, what: str) -> None:
         self._progress(what, self.done, self.total)
@@ -212,11 +205,11 @@ class _Builder:
         traced: Traced | None = None
         for backend in self.plan.backends:
             self.step(f"{job.name}: {backend}")
-            engine = self._finished(job, backend)
+            engine = self.shop.finished(job, backend)
             if engine is None:
                 traced = traced or job.trace()
                 try:
-                    engine = self._engine(job, backend, traced, path)
+                    engine = self.shop.make(job, backend, traced, self.folder / path)
                 except ParityError as error:
                     self.failures.append(error)
                     continue
@@ -266,75 +259,6 @@ class _Builder:
         self.files[relative] = record_of(path)
         return notes
 
-    def _engine_key(self, job: Job, backend: str) -> str:
-        return self._key(
-            job.weights,
-            part="engine",
-            backend=backend,
-            version=backends.installed(backend),
-            onnx=onnx.__version__,
-            graph=dict(job.basis),
-            network=job.name,
-        )
-
-    def _versions(self, backend: str) -> dict[str, str]:
-        found = {
-            "anycost-runtime": __version__,
-            "torch": torch.__version__,
-            "onnx": onnx.__version__,
-            "opset": str(OPSET),
-        }
-        return found | {backend: backends.installed(backend) or ""}
-
-    def _finished(self, job: Job, backend: str) -> EngineRecord | None:
-        """The engine from an earlier run, if it is whole and was made from the same."""
-        folder = self.folder / _engine_folder(job.name, backend)
-        try:
-            record = EngineRecord.model_validate_json((folder / _ENGINE_RECORD).read_bytes())
-        except (OSError, ValidationError):
-            return None
-        same = record.key == self._engine_key(job, backend)
-        whole = all(
-            (folder / path).is_file() and record_of(folder / path) == file for path, file in record.files.items()
-        )
-        return record if same and whole else None
-
-    def _engine(self, job: Job, backend: str, traced: Traced, reference: str) -> EngineRecord:
-        """Compile into a hidden folder, load it as the runtime will, compare, and only then give it its name."""
-        final = self.folder / _engine_folder(job.name, backend)
-        hidden = final.with_name(f".{final.name}.part")
-        shutil.rmtree(hidden, ignore_errors=True)
-        hidden.mkdir(parents=True)
-        weights = Weights(self.folder / job.weights)
-        try:
-            compilers.write(backend, traced, hidden)
-            engine = backends.load(backend, hidden, weights.bind, self.plan.threads)
-            with safe_open(self.folder / reference, framework="numpy") as file:
-                expected = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
-            parity = compare(views(job.run(engine)), expected)
-            problem = misfit(parity)
-            if problem:
-                raise ParityError(f"engine {job.name}/{backend} failed its parity check: {problem}; it was not kept")
-            record = EngineRecord(
-                network=job.name,
-                backend=backend,
-                target=f"cpu-{platform.machine().lower()}",
-                precision="fp32",
-                folder=_engine_folder(job.name, backend),
-                key=self._engine_key(job, backend),
-                versions=self._versions(backend),
-                files={path.name: record_of(path) for path in sorted(hidden.iterdir())},
-                weights_bytes=sum(4 * math.prod(binding.shape) for binding in traced.bindings.values()),
-                parity=parity,
-            )
-            write_whole(hidden / _ENGINE_RECORD, record.model_dump_json(indent=1).encode())
-            self._changing()
-            shutil.rmtree(final, ignore_errors=True)
-            os.replace(hidden, final)
-        finally:
-            shutil.rmtree(hidden, ignore_errors=True)
-        return record
-
     def _remove_others(self, manifest: Manifest) -> None:
         """Engines, samples and weights of an earlier build that this one does not name."""
         kept = {self.folder / path for path in manifest.all_files()}
@@ -353,7 +277,3 @@ def _viewed(job: Job) -> tuple[Mapping[str, np.ndarray], dict[str, str]]:
 
 def _silent(what: str, done: int, total: int) -> None:
     """No progress."""
-
-
-def _engine_folder(network: str, backend: str) -> str:
-    return f"engines/{network}/{backend}-fp32"

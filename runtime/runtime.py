@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -20,6 +19,7 @@ from anycost.runtime.choose import Choice, choose
 from anycost.runtime.manifest import MAPPING, SubnetRecord
 from anycost.runtime.networks import LoadedNetwork
 from anycost.runtime.profile import Profile, default_threads, stored_profile
+from anycost.runtime.session import Session
 from anycost.runtime.verify import EngineCheck, verify
 
 if TYPE_CHECKING:
@@ -34,32 +34,6 @@ MOST_BATCH = 256
 EDITED_ROWS = range(12)  # the coarse and middle layers; the finest are left to colour
 _KEPT_SESSIONS = 4
 _log = logging.getLogger("anycost")
-
-
-@dataclass
-class Session:
-    """A loaded sub-network on one backend, with the mapping beside it."""
-
-    subnet: SubnetRecord
-    backend: str
-    mapping: backends.Engine
-    synthesis: backends.Engine
-    n_style: int
-    stored_noise: list[Array] | None
-
-    def image(self, z: Array) -> Array:
-        """z [N, style_dim] -> images float32 [N, 3, R, R] with stored noise: the whole way that a profile times."""
-        w = self.mapping.run({"z": z})["w"]
-        return self.synthesize(latent.mix(w, self.n_style), None)
-
-    def synthesize(self, w_plus: Array, noise: Sequence[Array] | None) -> Array:
-        """w+ [N, n_style, style_dim] -> images. noise: one [1 or N, 1, H, H] a 3x3 convolution, None for the stored."""
-        inputs = {"w_plus": np.ascontiguousarray(w_plus, dtype=np.float32)}
-        if self.stored_noise is not None:
-            for i, layer in enumerate(self.stored_noise if noise is None else noise):
-                shape = (len(w_plus), *layer.shape[1:])
-                inputs[f"noise_{i}"] = np.ascontiguousarray(np.broadcast_to(layer, shape), dtype=np.float32)
-        return self.synthesis.run(inputs)["image"]
 
 
 class Runtime:

@@ -24,7 +24,7 @@ _Rename = tuple[str, Callable[[Tensor], Tensor]]
 
 def is_nvidia(names: Iterable[str]) -> bool:
     """Whether these are the names of a generator from NVIDIA's PyTorch repositories, StyleGAN3's included."""
-    return any(name.startswith(("synthesis.", "mapping.")) for name in names)
+    return any(name.startswith(("synthesis.", "mapping.fc")) for name in names)
 
 
 def is_rosinality(names: Iterable[str]) -> bool:

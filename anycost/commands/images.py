@@ -137,7 +137,7 @@ def edit(
 
     Examples:
 
-    - `anycost edit bundle/ --seed 0-3 --set glasses=100`
+    - `anycost edit bundle/ --seed 0-3 --set sunglasses=100,smile=60`
     - `anycost edit bundle/ --w-plus me.npy --set smiling=60,young=-20 --budget 40ms --sheet`
     - `anycost edit bundle/`: lists the directions
     """

@@ -99,7 +99,8 @@ Gained / lost of every rule's vector at one strength for all (*at*), a quarter o
 ## What does not work
 - Towards -100 there is less of an option than none: where the face does not have it, the generator extrapolates (light
   smears for glasses, complementary colours for hair). Down to -50 this is mild; the minus end is for faces that have it.
-- Colours add up: they go beyond the palette at +100 for faces that already are near it, and fair on dark hair turns olive.
+- Colours add up: they go beyond the palette at +100 for faces that already are near it; fair on dark
+  hair turns olive, and blue on a peach background mint.
 - An old option is not removed by adding a new one. Where shapes exclude each other (a hat on long hair), traces of the old
   one stay.
 - Hair colour shows nothing on bald or covered heads, beards and eyes little under sunglasses or hoods.

@@ -7,7 +7,7 @@ import sys
 import numpy as np
 import pytest
 import torch
-from test_registry import OTHERS
+from small_networks import OTHERS
 
 import anycost
 from anycost.errors import BundleError, InputError
