@@ -15,12 +15,14 @@ from anycost.commands.shared import (
     LargestOption,
     LatencyOption,
     MemoryOption,
+    NameOption,
     SmallestOption,
     SubnetOption,
     ThreadsOption,
     app,
     err,
     limits,
+    one_of,
     out,
     print_json,
     read_codes,
@@ -48,26 +50,41 @@ def generate(
     noise: Annotated[str, typer.Option(help="stored, random or none.")] = "stored",
     noise_seed: Annotated[int, typer.Option(help="Seed of random noise.")] = 0,
     batch: Annotated[int, typer.Option(help="Images of one engine call.")] = 1,
+    which: Annotated[
+        str | None,
+        typer.Option(help="Of a generator without sub-networks: a digit, or a resolution.", show_default=False),
+    ] = None,
+    name: NameOption = None,
     sheet: Annotated[bool, typer.Option("--sheet", help="One PNG with all images instead of one each.")] = False,
     output: Annotated[Path, typer.Option("-o", "--output", help="Folder of the PNGs.")] = Path("out"),
     threads: ThreadsOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Make images with the best sub-network that fits a budget.
+    """Make images with the best sub-network that fits a budget, or with any other generator of the bundle.
 
     Examples:
 
     - `anycost generate bundle/ --seed 0-7 --budget 40ms -o out/`
     - `anycost generate bundle/ --seed 3 --subnet 0.25@16 --psi 0.7`
     - `anycost generate bundle/ --seed 0-63 --memory 300MB --sheet -o out/`
+    - `anycost generate digits/ --seed 0-9 --which 7 --sheet`
     """
     import anycost
     from anycost.pictures import LARGEST_SHEET, save_images
+    from anycost.runtime.pipelines.sample import KINDS, sample
     from anycost.seeds import parse_seeds
 
     seeds = parse_seeds(seed)
     limit = limits(budget, memory, min_resolution, max_resolution)
     runtime = anycost.open(bundle, threads=threads)
+    if name is not None or runtime.bundle.manifest.generator is None:
+        images = sample(one_of(runtime, KINDS, name), seeds, which, psi, batch=batch)
+        paths = save_images(images, seeds, output, sheet=sheet)
+        if as_json:
+            print_json({"files": [str(path) for path in paths]})
+        else:
+            out.print(escape(f"{len(seeds)} images of {images.shape[1]} px in {paths[0].parent}"), highlight=False)
+        return
     if limit.needs_profile and runtime.stored_profile is None:
         with bar(err, "measuring this device once", quiet=as_json) as progress:
             runtime.profile(progress=progress)

@@ -17,6 +17,7 @@ from anycost.commands.shared import (
     app,
     err,
     fail,
+    one_of,
     out,
     print_json,
     write_codes,
@@ -249,18 +250,6 @@ def _styles(network: Any, reader: Any, seeds: str | None, file: Path | None, ref
     if file is not None:
         return pipeline.read_style(file, dim)
     return None if reference is None else pipeline.style_of(reader, reference)
-
-
-def one_of(runtime: Any, kinds: tuple[str, ...], name: str | None) -> Any:
-    """The bundle's network of any of these kinds. Raises BundleError."""
-    held = [
-        network
-        for network in runtime.bundle.manifest.networks
-        if network.kind in kinds and name in (None, network.name)
-    ]
-    return runtime.network(
-        held[0].kind if held else kinds[0], name if len(held) < 2 else held[0].name if name else None
-    )
 
 
 def _print_scores(images: list[Path], found: list[list[tuple[str, float]]]) -> None:
