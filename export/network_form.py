@@ -1,7 +1,8 @@
 """The form in which every network beside the generator is traced, and how its constants come from the weights file.
 
 Layers whose weights depend on a style or carry an equalizing scale are replaced by their static-weight form (deploy.py says
-why); all others stay as they are, their parameters being the constants.
+why), and so are those that the exporter would fold into new weights; all others stay as they are, their parameters being the
+constants.
 """
 
 from __future__ import annotations
@@ -36,6 +37,22 @@ class _StaticLinear(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         x = torch.addmm(self.get_buffer("bias"), x, self.get_buffer("weight"))
         return F.leaky_relu(x, 0.2) if self.activate else x
+
+
+class _StaticPlainLinear(nn.Module):
+    """``nn.Linear`` with its weight as [in, out]: over more than two axes the exporter would transpose and copy it."""
+
+    def __init__(self, layer: nn.Linear):
+        super().__init__()
+        fan_out, fan_in = layer.weight.shape
+        self.bindings = {"weight": _take("weight", (fan_out, fan_in), (fan_in, fan_out), swap=(0, 1))}
+        if layer.bias is not None:
+            self.bindings["bias"] = _take("bias", (fan_out,))
+        _bind(self, layer)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = x @ self.get_buffer("weight")
+        return y + self.get_buffer("bias") if "bias" in self.bindings else y
 
 
 class _StaticModulatedConv(nn.Module):
@@ -116,6 +133,7 @@ _STATIC: dict[type[nn.Module], type[nn.Module]] = {
     EqualLinear: _StaticLinear,
     ModulatedConv2d: _StaticModulatedConv,
     ToRGB: _StaticToRGB,
+    nn.Linear: _StaticPlainLinear,
     nn.BatchNorm1d: _StaticBatchNorm,
     nn.BatchNorm2d: _StaticBatchNorm,
 }

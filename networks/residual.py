@@ -61,11 +61,12 @@ class AdaptiveModulate(nn.Module):
 
     def __init__(self, channels: int, architecture: int):
         super().__init__()
+        self.length = architecture
         self.weight_mapping = nn.Linear(architecture, channels)
         self.bias_mapping = nn.Linear(architecture, channels)
 
     def forward(self, x: Tensor, g_arch: Tensor) -> Tensor:
-        g_arch = g_arch.reshape(-1, self.weight_mapping.in_features)
+        g_arch = g_arch.reshape(-1, self.length)
         weight = 1 + self.weight_mapping(g_arch)
         bias = self.bias_mapping(g_arch)
         return x * weight[:, :, None, None] + bias[:, :, None, None]
