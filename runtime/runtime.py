@@ -17,7 +17,7 @@ from anycost.runtime.budget import Budget
 from anycost.runtime.bundle import Bundle, open_bundle
 from anycost.runtime.choose import Choice, choose
 from anycost.runtime.manifest import MAPPING, SubnetRecord
-from anycost.runtime.networks import LoadedNetwork
+from anycost.runtime.picture_methods import PictureMethods
 from anycost.runtime.profile import Profile, default_threads, stored_profile
 from anycost.runtime.session import Session
 from anycost.runtime.verify import EngineCheck, verify
@@ -36,7 +36,7 @@ _KEPT_SESSIONS = 4
 _log = logging.getLogger("anycost")
 
 
-class Runtime:
+class Runtime(PictureMethods):
     """An open bundle. ``open(folder)`` makes one; nothing is loaded until the first image is asked for.
 
     threads: CPU threads of every engine (default: the processors this process may use). Not thread-safe.
@@ -47,7 +47,7 @@ class Runtime:
             raise InputError(f"threads {threads} is not a positive number")
         self.bundle = bundle
         self.threads = threads or default_threads()
-        self._networks: dict[str, LoadedNetwork] = {}
+        self._networks = {}
         self._sessions: OrderedDict[tuple[str, str], Session] = OrderedDict()
         self._mappings: dict[str, backends.Engine] = {}
         self._profile = stored_profile(bundle, self.threads)
@@ -120,16 +120,6 @@ class Runtime:
         count = len(latent.noise_sides(net.resolution))
         weights = self.bundle.weights()
         return [weights.tensor(f"noises.noise_{i}") for i in range(count)]
-
-    def network(self, kind: str, name: str | None = None) -> LoadedNetwork:
-        """A network of the bundle beside the generator, by its kind and, where there are several of it, its name.
-
-        Raises BundleError when there is none. Its engines are loaded when they are first run.
-        """
-        record = self.bundle.network(kind, name)
-        if record.name not in self._networks:
-            self._networks[record.name] = LoadedNetwork(self.bundle, record, self._profile, self.threads)
-        return self._networks[record.name]
 
     def mapping(self, z: Array, *, backend: str | None = None) -> Array:
         """z float [N, style_dim] -> w float32 [N, style_dim]."""

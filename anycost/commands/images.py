@@ -22,7 +22,6 @@ from anycost.commands.shared import (
     app,
     err,
     limits,
-    one_of,
     out,
     print_json,
     read_codes,
@@ -78,7 +77,7 @@ def generate(
     limit = limits(budget, memory, min_resolution, max_resolution)
     runtime = anycost.open(bundle, threads=threads)
     if name is not None or runtime.bundle.manifest.generator is None:
-        images = sample(one_of(runtime, KINDS, name), seeds, which, psi, batch=batch)
+        images = sample(runtime.one_of(KINDS, name), seeds, which, psi, batch=batch)
         paths = save_images(images, seeds, output, sheet=sheet)
         if as_json:
             print_json({"files": [str(path) for path in paths]})
@@ -161,7 +160,7 @@ def edit(
     import numpy as np
 
     import anycost
-    from anycost.pictures import save_images
+    from anycost.pictures import contact_sheet, save_images
     from anycost.seeds import parse_seeds
 
     runtime = anycost.open(bundle, threads=threads)
@@ -185,8 +184,8 @@ def edit(
     images = runtime.generate(w_plus=edited, subnet=subnet, backend=backend)
     if sheet:
         before = runtime.generate(w_plus=start, subnet=subnet, backend=backend)
-        images = np.stack([before, images], 1).reshape(-1, *images.shape[1:])
-        numbers = list(range(len(images)))
+        # Each face above what became of it.
+        images = contact_sheet(np.concatenate([before, images]), columns=len(edited))[None]
     paths = save_images(images, numbers, output, sheet=sheet)
     if as_json:
         print_json({"engine": choice.engine.name, "reason": choice.reason, "files": [str(path) for path in paths]})

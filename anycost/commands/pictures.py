@@ -17,7 +17,6 @@ from anycost.commands.shared import (
     app,
     err,
     fail,
-    one_of,
     out,
     print_json,
     write_codes,
@@ -147,14 +146,13 @@ def inpaint(
     from anycost.pictures import save_png
     from anycost.runtime.images import read_image
     from anycost.runtime.masks import parse_mask
-    from anycost.runtime.pipelines.inpaint import inpaint as run
 
+    runtime = anycost.open(bundle, threads=threads)
     pixels = read_image(image)
     missing = parse_mask(mask, pixels.shape[0], pixels.shape[1], seed)
-    network = one_of(anycost.open(bundle, threads=threads), ("context-encoder", "context-encoder-256"), name)
-    save_png(run(network, pixels, missing), output)
+    save_png(runtime.inpaint(pixels, missing, name=name), output)
     if as_json:
-        print_json({"file": str(output), "missing": int(missing.sum()), "network": network.record.name})
+        print_json({"file": str(output), "missing": int(missing.sum())})
         return
     out.print(f"wrote {escape(str(output))}: {missing.mean():.1%} of the picture filled", highlight=False)
 
@@ -209,8 +207,8 @@ def translate(
     from anycost.runtime.pipelines import translate as pipeline
 
     runtime = anycost.open(bundle, threads=threads)
-    network = one_of(runtime, pipeline.KINDS, name)
-    reader = network if reference_network is None else one_of(runtime, pipeline.KINDS, reference_network)
+    network = runtime.one_of(pipeline.KINDS, name)
+    reader = network if reference_network is None else runtime.one_of(pipeline.KINDS, reference_network)
     target = output or source.with_name(
         f"{source.stem}-translated{'.mp4' if source.suffix.lower() in VIDEOS else '.png'}"
     )

@@ -9,7 +9,7 @@ from typing import Annotated, Any, NoReturn
 
 import typer
 
-from anycost.errors import AnycostError, BundleError, InputError
+from anycost.errors import AnycostError, InputError
 from anycost.tables import console
 
 app = typer.Typer(
@@ -92,17 +92,3 @@ def write_codes(path: Path, codes: Any) -> None:
         write_whole(path, buffer.getvalue())
     except OSError as error:
         raise InputError(f"{path} cannot be written: {error.strerror or error}; give another file with -o") from None
-
-
-def one_of(runtime: Any, kinds: tuple[str, ...], name: str | None) -> Any:
-    """The bundle's network of any of these kinds. Raises BundleError."""
-    held = [
-        network
-        for network in runtime.bundle.manifest.networks
-        if network.kind in kinds and name in (None, network.name)
-    ]
-    if len(held) > 1:
-        listed = ", ".join(network.name for network in held)
-        raise BundleError(f"the bundle holds several networks for this: choose one with --name: {listed}")
-    # Where there is none, this says so.
-    return runtime.network(held[0].kind, held[0].name) if held else runtime.network(kinds[0], name)

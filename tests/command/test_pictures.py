@@ -264,3 +264,19 @@ def test_the_survey_lists_and_verifies(anycost, tmp_path):
     assert "| mlp-gan |" in page.read_text() and "dB" in page.read_text()
     told(anycost("inspect", "--networks", "--only", "resnet"), "resnet", "mlp-gan")
     told(anycost("inspect"), "--networks")
+
+
+def test_the_runtimes_methods_do_what_the_commands_do(anycost, bundle, picture, tmp_path):
+    import anycost as package
+
+    runtime = package.open(bundle)
+    anycost("encode", bundle, picture, "-o", tmp_path / "me.npy")
+    assert np.array_equal(runtime.encode(picture), np.load(tmp_path / "me.npy"))
+    anycost("inpaint", bundle, picture, "--mask", "strokes", "--seed", 2, "-o", tmp_path / "whole.png")
+    assert np.array_equal(runtime.inpaint(picture, "strokes", seed=2), np.asarray(Image.open(tmp_path / "whole.png")))
+    anycost("translate", bundle, picture, "--name", "toon", "--style-seed", "5", "-o", tmp_path / "toon.png")
+    assert np.array_equal(
+        runtime.translate(picture, seeds=5, name="toon")[0], np.asarray(Image.open(tmp_path / "toon.png"))
+    )
+    shown = json.loads(anycost("attributes", bundle, picture, "--json")[1])
+    assert runtime.attributes(picture)[0] == pytest.approx(shown[str(picture)])
