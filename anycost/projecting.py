@@ -9,11 +9,13 @@ import numpy as np
 import torch
 
 from anycost.editing.projection import Projection, project, start_from_mean
+from anycost.errors import CheckpointError
 from anycost.networks.channels import Architecture
-from anycost.networks.perceptual import PyramidDistance
+from anycost.networks.perceptual import Lpips, PyramidDistance
 from anycost.runtime.images import Source, read_image, to_input
 from anycost.runtime.runtime import Runtime
 from anycost.weights.checkpoint import read
+from anycost.weights.formats import read_content
 
 _ENCODER = "encoder"
 
@@ -24,11 +26,13 @@ def project_image(
     guess: np.ndarray | None,
     steps: int,
     consistent: bool,
+    lpips: tuple[Path, Path] | None,
     progress: Callable[[str, int, int], None],
 ) -> Projection:
     """The code of one picture, from ``guess`` [1, n_style, style_dim], else the bundle's encoder's, else the mean.
 
-    consistent: over all sub-networks of the bundle, not the full network alone.
+    consistent: over all sub-networks of the bundle, not the full network alone. lpips: files of VGG16 and of LPIPS's heads,
+    to measure by them instead of the pyramid distance.
     """
     record = runtime.bundle.generator
     torch.set_num_threads(runtime.threads)
@@ -44,4 +48,16 @@ def project_image(
         start = torch.from_numpy(encode(runtime.network(_ENCODER), image))
     else:
         start = start_from_mean(generator, torch.from_numpy(runtime.mean_style()))
-    return project(generator, target, start, nets=nets, steps=steps, perceptual=PyramidDistance(), progress=progress)
+    perceptual = PyramidDistance() if lpips is None else _lpips(*lpips)
+    return project(generator, target, start, nets=nets, steps=steps, perceptual=perceptual, progress=progress)
+
+
+def _lpips(vgg: Path, heads: Path) -> Lpips:
+    """Only tensors of the two files are read. Raises CheckpointError."""
+    states = []
+    for path in (vgg, heads):
+        try:
+            states.append(read_content(path).groups.get("", {}))
+        except OSError as error:
+            raise CheckpointError(f"{path} cannot be read: {error.strerror or error}") from None
+    return Lpips().load(*states)

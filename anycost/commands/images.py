@@ -210,6 +210,14 @@ def project(
             help="Codes to start from (.npy); by default the bundle's encoder's, else the mean.", show_default=False
         ),
     ] = None,
+    lpips: Annotated[
+        tuple[Path, Path] | None,
+        typer.Option(
+            help="Weight files of VGG16 (torchvision's) and of LPIPS's heads: measure LPIPS instead of the weight-free "
+            "pyramid distance.",
+            show_default=False,
+        ),
+    ] = None,
     picture: Annotated[
         Path | None, typer.Option("--picture", help="Also write the image of the code as PNG.", show_default=False)
     ] = None,
@@ -222,6 +230,7 @@ def project(
 
     - `anycost project bundle/ me.jpg -o me.npy`
     - `anycost project bundle/ me.jpg -o me.npy --consistent --steps 200 --picture me.png`
+    - `anycost project bundle/ me.jpg --lpips vgg16-397923af.pth vgg.pth`
     """
     import numpy as np
 
@@ -236,7 +245,7 @@ def project(
         ) from None
     guess = None if start is None else read_codes(start)
     with bar(err, "projecting", quiet=as_json) as progress:
-        found = project_image(runtime, image, guess, steps, consistent, progress)
+        found = project_image(runtime, image, guess, steps, consistent, lpips, progress)
     write_codes(output, found.w_plus)
     if picture is not None:
         from anycost.pictures import save_png

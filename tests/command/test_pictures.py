@@ -12,6 +12,7 @@ from small_networks import OTHERS
 from anycost import cli
 from anycost.editing.directions import Directions, save
 from anycost.export.build import Plan, build
+from anycost.networks.perceptual import Lpips
 from anycost.networks.registry import KINDS
 from anycost.weights.random_init import random_checkpoint, random_network
 from anycost.weights.save import save as save_weights
@@ -116,6 +117,13 @@ def test_encode_then_edit_and_project(anycost, bundle, picture, tmp_path):
     done = anycost("project", bundle, picture, "-o", one, "--steps", "3", "--picture", tmp_path / "p.png", "--json")
     assert done[0] == 0 and json.loads(done[1])["psnr_db"] > 0 and Image.open(tmp_path / "p.png").size == (32, 32)
     assert anycost("project", bundle, picture, "-o", one, "--steps", "2", "--consistent", "--start", one)[0] == 0
+    lpips = Lpips()
+    torch.save({k: v for k, v in lpips.state_dict().items() if k.startswith("features.")}, tmp_path / "vgg16.pth")
+    torch.save({k: v for k, v in lpips.state_dict().items() if k.startswith("lin")}, tmp_path / "heads.pth")
+    files = (tmp_path / "vgg16.pth", tmp_path / "heads.pth")
+    assert anycost("project", bundle, picture, "-o", one, "--steps", "1", "--lpips", *files)[0] == 0
+    told(anycost("project", bundle, picture, "--steps", "1", "--lpips", *files[::-1]), "LPIPS", "missing")
+    told(anycost("project", bundle, picture, "--lpips", files[0], tmp_path / "none.pth"), "none.pth")
     for content in (b"", b"\x80\x04cos\nsystem\n.", np.zeros(3).tobytes()):
         code.write_bytes(content)
         told(anycost("edit", bundle, "--w-plus", code, "--set", "hat=50"), "me.npy")
