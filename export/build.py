@@ -83,7 +83,8 @@ def build(checkpoint: Checkpoint | None, plan: Plan, folder: Path, progress: Pro
         raise BuildError(f"directions of style_dim {plan.directions.style_dim} do not fit a bundle {needed}")
     try:
         parts.claim(folder, {MANIFEST_NAME, DIRECTIONS, "weights", "engines", "reference"})
-        return _Builder(checkpoint, plan, folder, progress or _silent).run()
+        with parts.alone(folder):
+            return _Builder(checkpoint, plan, folder, progress or _silent).run()
     except OSError as error:
         raise BuildError(parts.explain(error, folder)) from None
 

@@ -6,11 +6,12 @@ digest): a build goes on with it only if both are right, so that neither a new c
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import hashlib
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -64,6 +65,30 @@ def claim(folder: Path, known: set[str]) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     if not os.access(folder, os.W_OK):
         raise BuildError(f"{folder} is not writable: give another folder or change its permissions")
+
+
+@contextlib.contextmanager
+def alone(folder: Path) -> Iterator[None]:
+    """Keep other builds out of a folder until the end, however this process ends. Raises BuildError when one is at work.
+
+    The lock is on the folder itself, so that nothing is left behind. Where the system has no such locks there is none.
+    """
+    try:
+        import fcntl
+    except ImportError:  # Windows
+        yield
+        return
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise BuildError(f"another build is writing into {folder}: wait for it, or give another folder") from None
+        except OSError:
+            pass  # a file system without locks
+        yield
+    finally:
+        os.close(handle)
 
 
 def remove_unfinished(folder: Path) -> None:

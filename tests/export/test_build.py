@@ -230,3 +230,17 @@ def test_a_folder_without_write_permission(tmp_path, tiny_checkpoint):
 def test_bundles_can_be_moved(tmp_path, tiny_bundle):
     shutil.copytree(tiny_bundle, tmp_path / "elsewhere")
     assert all(check.passed for check in open_bundle(tmp_path / "elsewhere").verify())
+
+
+def test_two_builds_do_not_write_into_one_folder(tmp_path, tiny_checkpoint):
+    """The second is refused while the first runs, and goes ahead once it has ended or been killed."""
+    folder = tmp_path / "b"
+    process = subprocess.Popen([sys.executable, "-c", KILLED, str(folder)], stdout=subprocess.PIPE, text=True)
+    process.stdout.readline()
+    with pytest.raises(BuildError, match="another build"):
+        build(tiny_checkpoint, plan(tiny_checkpoint), folder)
+    process.kill()
+    process.wait()
+    process.stdout.close()
+    build(tiny_checkpoint, plan(tiny_checkpoint), folder)
+    assert all(check.passed for check in open_bundle(folder).verify())
