@@ -53,6 +53,10 @@ def build_bundle(
         ) from None
     from anycost.runtime.profile import default_threads
 
+    for model in arguments.models:
+        path = Path(model.rpartition("=")[2].partition(":")[0])
+        if path.exists() and path.resolve().is_relative_to(output.resolve()):
+            raise InputError(f"{path} lies in {output}, which the build writes and clears: give another folder with -o")
     generator, networks, first = _read_all(arguments, fetched)
     threads = arguments.threads or default_threads()
     torch.set_num_threads(threads)
@@ -105,8 +109,9 @@ def read_model(given: str, fetched: Fetched) -> tuple[str, Checkpoint | NetworkC
     rest = given
     # A file of exactly this name comes first, whatever is in the name.
     if not Path(given).exists():
-        name, _, rest = given.rpartition("=")
-        if not Path(rest).exists() and ":" in rest and Path(rest.rpartition(":")[0]).exists():
+        if not Path(given.rpartition(":")[0]).is_file():
+            name, _, rest = given.partition("=") if "=" in given else ("", "", given)
+        if not Path(rest).exists() and Path(rest.rpartition(":")[0]).is_file():
             rest, _, key = rest.rpartition(":")
     if name:
         try:

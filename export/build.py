@@ -9,6 +9,7 @@ from __future__ import annotations
 import gc
 import hashlib
 import json
+import os
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -21,16 +22,18 @@ from anycost._version import __version__
 from anycost.editing.directions import Directions, save
 from anycost.errors import BuildError, ParityError
 from anycost.export import parts
-from anycost.export.engines import EngineShop
+from anycost.export.engines import ENGINE_RECORD, EngineShop
 from anycost.export.jobs import Job, MappingJob, PartJob, SubnetJob, part_records
 from anycost.export.reference import Reference
 from anycost.export.trace import Traced
 from anycost.networks.channels import Subnet, macs, parameters
 from anycost.networks.registry import BY_NAME
 from anycost.runtime import backends
+from anycost.runtime.bundle import sealed
 from anycost.runtime.files import record_of, write_whole
 from anycost.runtime.manifest import (
     MANIFEST_NAME,
+    MAPPING,
     ArchitectureRecord,
     EngineRecord,
     FileRecord,
@@ -46,6 +49,7 @@ from anycost.weights.checkpoint import Checkpoint, NetworkCheckpoint
 WEIGHTS = "weights/generator.safetensors"
 LATENTS = "reference/latents.safetensors"
 DIRECTIONS = "directions.safetensors"
+_RESERVED = {"generator", "latents"}
 _STORED_TYPES = (torch.float16, torch.float32)
 Progress = Callable[[str, int, int], None]
 
@@ -82,7 +86,7 @@ def build(checkpoint: Checkpoint | None, plan: Plan, folder: Path, progress: Pro
         needed = f"of style_dim {checkpoint.arch.style_dim}" if checkpoint else "without a generator"
         raise BuildError(f"directions of style_dim {plan.directions.style_dim} do not fit a bundle {needed}")
     try:
-        parts.claim(folder, {MANIFEST_NAME, DIRECTIONS, "weights", "engines", "reference"})
+        parts.claim(folder)
         with parts.alone(folder):
             return _Builder(checkpoint, plan, folder, progress or _silent).run()
     except OSError as error:
@@ -109,8 +113,9 @@ class _Builder:
         self.done += 1
 
     def run(self) -> Manifest:
-        parts.remove_unfinished(self.folder)
         records = {name: part_records(name, BY_NAME[n.network], n.arguments) for name, n in self.plan.networks.items()}
+        self._check_names([record.name for found in records.values() for record, _ in found])
+        parts.begin(self.folder)
         graphs = sum(map(len, records.values())) + (len(self.plan.subnets) + 1 if self.checkpoint else 0)
         self.total = len(records) + (2 if self.checkpoint else 0) + graphs * (1 + len(self.plan.backends))
         generator = self._generator(self.checkpoint) if self.checkpoint else None
@@ -148,10 +153,25 @@ class _Builder:
             files=self.files,
         )
         # The manifest of a larger build goes before the parts that it names and this one does not.
-        write_whole(self.folder / MANIFEST_NAME, manifest.model_dump_json(indent=1).encode())
+        content = sealed(manifest)
+        if not (self.folder / MANIFEST_NAME).is_file() or (self.folder / MANIFEST_NAME).read_bytes() != content:
+            write_whole(self.folder / MANIFEST_NAME, content)
         self._remove_others(manifest)
+        parts.finish(self.folder)
         self._progress("", self.total, self.total)
         return manifest
+
+    def _check_names(self, parts_of_networks: list[str]) -> None:
+        """Raises BuildError, before anything is written, where two things would have one name."""
+        taken = [MAPPING, *(net.name for net in self.plan.subnets)] if self.checkpoint else []
+        names = [*taken, *parts_of_networks]
+        folded = [name.lower() for name in names]
+        for name in [*self.plan.networks, *names]:
+            if name.lower() in _RESERVED or name.lower().endswith(".part"):
+                raise BuildError(f"the name {name} has a meaning of its own in a bundle: give another, as in NAME=FILE")
+        for name in names:
+            if folded.count(name.lower()) > 1:
+                raise BuildError(f"two networks would be called {name}: give one another name, as in NAME=FILE")
 
     def _generator(self, checkpoint: Checkpoint) -> GeneratorRecord:
         generator = checkpoint.generator()
@@ -180,9 +200,13 @@ class _Builder:
     def _directions(self) -> str | None:
         if self.plan.directions is None:
             return None
-        self._changing()
-        path = self.folder / DIRECTIONS
-        save(path, self.plan.directions)
+        path, made = self.folder / DIRECTIONS, self.folder / f".{DIRECTIONS}.part"
+        save(made, self.plan.directions)
+        if path.is_file() and path.read_bytes() == made.read_bytes():
+            made.unlink()
+        else:
+            self._changing()
+            os.replace(made, path)
         self.files[DIRECTIONS] = record_of(path)
         return DIRECTIONS
 
@@ -215,6 +239,8 @@ class _Builder:
                     self.failures.append(error)
                     continue
             self.engines.append(engine)
+            note = f"{engine.folder}/{ENGINE_RECORD}"
+            self.files[note] = record_of(self.folder / note)
         gc.collect()
 
     def _changing(self) -> None:
@@ -236,7 +262,7 @@ class _Builder:
         """The checkpoint's tensors in their own type; what NumPy has no type for is widened."""
         self.basis[relative] = {"weights": sha256, **more}
         path = self.folder / relative
-        key = self._key(relative, part=relative)
+        key = self._key(relative, part=relative, metadata=metadata)
         if parts.notes_of(path, key) is None:
             self._changing()
             path.parent.mkdir(exist_ok=True)

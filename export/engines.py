@@ -27,7 +27,7 @@ from anycost.runtime.manifest import EngineRecord
 from anycost.runtime.parity import compare, views
 from anycost.runtime.verify import misfit
 
-_RECORD = "engine.json"
+ENGINE_RECORD = "engine.json"
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ class EngineShop:
         """The engine from an earlier run, if it is whole and was made from the same."""
         folder = self.folder / _place(job, backend)
         try:
-            record = EngineRecord.model_validate_json((folder / _RECORD).read_bytes())
+            record = EngineRecord.model_validate_json((folder / ENGINE_RECORD).read_bytes())
         except (OSError, ValidationError):
             return None
         same = record.key == self._key(job, backend)
@@ -81,7 +81,7 @@ class EngineShop:
                 weights_bytes=sum(4 * math.prod(binding.shape) for binding in traced.bindings.values()),
                 parity=parity,
             )
-            write_whole(hidden / _RECORD, record.model_dump_json(indent=1).encode())
+            write_whole(hidden / ENGINE_RECORD, record.model_dump_json(indent=1).encode())
             self.changing()
             shutil.rmtree(final, ignore_errors=True)
             os.replace(hidden, final)

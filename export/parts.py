@@ -10,6 +10,7 @@ import contextlib
 import errno
 import hashlib
 import os
+import re
 import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -18,10 +19,12 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from anycost.errors import BuildError
+from anycost.errors import BuildError, BundleError
+from anycost.runtime.bundle import read_manifest
 from anycost.runtime.files import write_whole
 from anycost.weights.save import serialize
 
+MARKER = "unfinished.txt"
 _KEY, _DIGEST = "key", "digest"
 
 
@@ -52,19 +55,25 @@ def _digest(arrays: Mapping[str, np.ndarray], notes: Mapping[str, str]) -> str:
     return digest.hexdigest()
 
 
-def claim(folder: Path, known: set[str]) -> None:
-    """Make the folder, or see that it holds nothing but ``known`` names. Raises BuildError, and touches nothing then."""
+def claim(folder: Path) -> None:
+    """Make the folder, or see that it is empty, a bundle, or an unfinished build: nothing else is ever written to or
+    cleaned up. Raises BuildError, and touches nothing then."""
     if folder.exists() and not folder.is_dir():
         raise BuildError(f"{folder} is a file: give a new folder for the bundle")
-    if folder.is_dir() and any(folder.iterdir()):
-        others = sorted(
-            path.name for path in folder.iterdir() if path.name not in known and not path.name.endswith(".part")
-        )
-        if others:
-            raise BuildError(f"{folder} holds {others[0]}, which is no part of a bundle: give a new or empty folder")
+    if folder.is_dir() and any(folder.iterdir()) and not (folder / MARKER).is_file() and not _is_bundle(folder):
+        first = sorted(path.name for path in folder.iterdir())[0]
+        raise BuildError(f"{folder} holds {first} and is no bundle: give a new or empty folder")
     folder.mkdir(parents=True, exist_ok=True)
     if not os.access(folder, os.W_OK):
         raise BuildError(f"{folder} is not writable: give another folder or change its permissions")
+
+
+def _is_bundle(folder: Path) -> bool:
+    try:
+        read_manifest(folder)
+    except BundleError:
+        return False
+    return True
 
 
 @contextlib.contextmanager
@@ -91,10 +100,16 @@ def alone(folder: Path) -> Iterator[None]:
         os.close(handle)
 
 
-def remove_unfinished(folder: Path) -> None:
-    """What a killed run left half-written."""
+def begin(folder: Path) -> None:
+    """Mark the folder as a build of ours until ``finish``, and remove what a killed run left half-written."""
+    write_whole(folder / MARKER, b"An unfinished build of anycost-runtime: run the same command again.\n")
     for path in folder.rglob("*.part"):
-        shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
+        if re.fullmatch(r"\..+\.part|.+\.\d+\.part", path.name):
+            shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
+
+
+def finish(folder: Path) -> None:
+    (folder / MARKER).unlink(missing_ok=True)
 
 
 def explain(error: OSError, folder: Path) -> str:

@@ -105,13 +105,12 @@ def architecture_vector(arch: Architecture, net: Subnet) -> Tensor:
     """g_arch of a sub-network: for every 3x3 convolution and the constant input of the full generator a one-hot vector
     over the channel ratios 1/4, 1/2, 3/4, 1 (Anycost GAN, section 3.2), concatenated: [4 (2 log2 R - 2)].
 
-    Layers above the sub-network's resolution count as full.
+    A uniform ratio is that of all layers, whatever the resolution, as in training; of a flexible list those above its
+    resolution count as full.
     """
     full = arch.full().channels
-    ratios = torch.ones(len(full))
-    if net.ratio is not None:
-        ratios[: len(net.channels)] = net.ratio
-    else:
+    ratios = torch.full((len(full),), net.ratio or 1.0)
+    if net.ratio is None:
         counts = torch.tensor(net.channels, dtype=torch.float32)
         ratios[: len(counts)] = counts / torch.tensor(full[: len(counts)], dtype=torch.float32)
     nearest = (ratios[:, None] - torch.tensor([0.25, 0.5, 0.75, 1.0])).abs().argmin(1)

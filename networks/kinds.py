@@ -41,9 +41,10 @@ class Part:
 class Kind:
     """A kind of network.
 
-    source: the paper. file: the published checkpoint's name, or whose names the parameters have. keys: under which a
-    training checkpoint holds it, the best first. arguments: what ``make`` is given where there is no checkpoint.
-    is_one(shapes): whether tensors of these names and shapes are of this kind. infer(shapes): its arguments.
+    source: the paper. file: the published checkpoint's name, or whose names the parameters have. is_one(shapes): whether
+    tensors of these names and shapes are of this kind. infer(shapes): its arguments. arguments: what ``make`` is given where
+    there is no checkpoint. keys: under which a training checkpoint holds it, the best first. labels: what its outputs are
+    called. prepare(tensors): without what a file holds and the network does not use.
     """
 
     name: str
@@ -57,6 +58,7 @@ class Kind:
     arguments: Arguments = field(default_factory=dict)
     keys: tuple[str, ...] = ("g_ema", "state_dict", "generator", "model", "netG", "G")
     labels: tuple[str, ...] = ()
+    prepare: Callable[[Mapping[str, Tensor]], dict[str, Tensor]] = dict
 
 
 def image(name: str, side: int, channels: int = 3, values: Values = "image") -> Port:

@@ -13,7 +13,7 @@ from anycost.networks.inception import CLASSES, FEATURES, InceptionV3
 from anycost.networks.inception import SIDE as INCEPTION_SIDE
 from anycost.networks.kinds import Kind, Part, Port, Shapes, has, image
 from anycost.networks.resnet import CELEBA, AttributePredictor, Encoder, Tagger
-from anycost.networks.stylegan1 import StyleGan1
+from anycost.networks.stylegan1 import StyleGan1, without_untrained
 from anycost.networks.transgan import TransGan
 from anycost.networks.translation import CycleGan, DiscoGan
 
@@ -67,8 +67,9 @@ def _dcgan(network: Dcgan) -> list[Part]:
 
 
 def _is_predictor(shapes: Shapes) -> bool:
-    trunk = has("layer4.2.conv3.weight", "fc.weight")(shapes) and "layer5.0.conv1.weight" not in shapes
-    return trunk and "mean_latent" not in shapes and shapes["fc.weight"][0] % 2 == 0
+    """A ResNet-50 with the 40 attributes' 80 outputs; with other numbers of attributes a file has to say what it is."""
+    trunk = has("layer4.2.conv3.weight", "fc.weight")(shapes) and "layer3.6.conv1.weight" not in shapes
+    return trunk and "mean_latent" not in shapes and shapes["fc.weight"][0] == 2 * len(CELEBA)
 
 
 KINDS: tuple[Kind, ...] = (
@@ -227,7 +228,10 @@ KINDS: tuple[Kind, ...] = (
         file="its authors' names",
         make=DiscoGan,
         is_one=lambda shapes: (
-            has("main.0.weight", "main.3.running_mean")(shapes) and shapes["main.0.weight"][1:] == (3, 4, 4)
+            has("main.0.weight", "main.3.running_mean")(shapes)
+            and shapes["main.0.weight"][1:] == (3, 4, 4)
+            # PyTorch's DCGAN discriminator begins alike and ends here in one channel.
+            and shapes.get("main.11.weight", (0,))[0] in (100, 512)
         ),
         infer=infer.discogan,
         parts=lambda net: [Part((image("image", 64, values="unit"),), (image("translated", 64, values="unit"),))],
@@ -245,6 +249,7 @@ KINDS: tuple[Kind, ...] = (
         # 256 px: the published checkpoints are of 256, 512 and 1024.
         arguments={"blocks": 7},
         keys=("g_running", "generator", "state_dict"),
+        prepare=without_untrained,
     ),
     Kind(
         name="transgan",

@@ -6,7 +6,7 @@ being called ``weight_orig``.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from math import sqrt
 
 import torch
@@ -143,6 +143,26 @@ class _Synthesis(nn.Module):
         entering = (WIDTHS[0], *WIDTHS)
         self.progression = nn.ModuleList(StyledBlock(entering[i], WIDTHS[i], 4 << i, style_dim) for i in range(blocks))
         self.to_rgb = nn.ModuleList(EqualConv2d(WIDTHS[i], 3, 1) for i in range(blocks))
+
+
+def without_untrained(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Without the last blocks that training never reached: those files hold nine blocks whatever the resolution they were
+    trained to, and one that was never used still has zeros for its noise weights and its biases."""
+    found = dict(tensors)
+    for block in range(len(WIDTHS) - 1, 0, -1):
+        inside = f"generator.progression.{block}."
+        fresh = [
+            tensor
+            for name, tensor in found.items()
+            if name.startswith((f"{inside}noise", f"generator.to_rgb.{block}.conv.bias", f"{inside}conv2.conv.bias"))
+        ]
+        if not fresh:
+            continue
+        if any(bool(tensor.any()) for tensor in fresh):
+            break
+        unused = (inside, f"generator.to_rgb.{block}.")
+        found = {name: tensor for name, tensor in found.items() if not name.startswith(unused)}
+    return found
 
 
 class StyleGan1(nn.Module):

@@ -76,12 +76,17 @@ class TransGan(nn.Module):
     """z [N, latent_dim], standard normal -> image [N, 3, 32, 32], nominally in [-1, 1].
 
     dim: channels at 8 px; a quarter at 16 px and a sixteenth at 32 px. depth: blocks of the three stages.
+    Raises ValueError for a dim that the heads do not divide.
     """
 
     def __init__(
         self, dim: int = 384, depth: Sequence[int] = (5, 2, 2), latent_dim: int = 256, heads: int = 4, width: int = 8
     ):
         super().__init__()
+        if dim < 16 * heads or dim % (16 * heads):
+            raise ValueError(
+                f"dim {dim} is no multiple of 16 x {heads} heads, as the third stage has dim / 16 channels"
+            )
         self.dim, self.width, self.latent_dim = dim, width, latent_dim
         self.l1 = nn.Linear(latent_dim, width**2 * dim)
         self.pos_embed_1 = nn.Parameter(torch.zeros(1, width**2, dim))

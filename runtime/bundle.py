@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -124,7 +125,11 @@ def open_bundle(folder: str | Path) -> Bundle:
     root = folder.resolve()
     for relative, expected in manifest.all_files().items():
         path = folder / relative
-        if not path.resolve().is_relative_to(root):
+        try:
+            inside = path.resolve().is_relative_to(root)
+        except (OSError, RuntimeError):  # links in a circle, or a name that the file system does not take
+            inside = False
+        if not inside:
             raise BundleError(f"{folder}: {relative} leaves the bundle's folder through a link; do not use this bundle")
         if not path.is_file():
             raise BundleError(f"{folder}: {relative} is missing; build the bundle again, finished parts are kept")
@@ -164,7 +169,7 @@ def read_manifest(folder: Path) -> tuple[Manifest, str]:
     if not isinstance(values, dict) or values.get("format") != "anycost-bundle":
         raise BundleError(f"{path} is not the manifest of a bundle: its format is not 'anycost-bundle'")
     version = values.get("format_version")
-    if isinstance(version, int) and version > FORMAT_VERSION:
+    if type(version) is int and version > FORMAT_VERSION:
         raise BundleError(
             f"{path} has format version {version} and this program reads up to {FORMAT_VERSION}: upgrade anycost-runtime"
         )
@@ -176,7 +181,21 @@ def read_manifest(folder: Path) -> tuple[Manifest, str]:
         raise BundleError(
             f"{path} is damaged at {where or 'top level'}: {_one_line(first['msg'])}; {_REBUILD}"
         ) from None
+    if type(version) is not int or manifest.sha256 != _seal(values):
+        raise BundleError(f"{path} was changed: its content is not what its own sha256 says; {_REBUILD}")
     return manifest, record_of(path).sha256
+
+
+def sealed(manifest: Manifest) -> bytes:
+    """The manifest's file: its fields and, last, the sha256 of them all."""
+    values = manifest.model_dump(mode="json")
+    return json.dumps(values | {"sha256": _seal(values)}, indent=1, ensure_ascii=False).encode()
+
+
+def _seal(values: dict[str, Any]) -> str:
+    """sha256 of the fields but ``sha256``, as compact JSON with sorted keys."""
+    content = {name: value for name, value in values.items() if name != "sha256"}
+    return hashlib.sha256(json.dumps(content, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
 
 def _one_line(error: object) -> str:

@@ -11,6 +11,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validat
 FORMAT_VERSION = 1
 MANIFEST_NAME = "manifest.json"
 MAPPING = "mapping"
+_LONGEST_PATH, _LONGEST_NAME = 1000, 240  # what every usual file system takes
 
 
 def _inside(path: str) -> str:
@@ -18,6 +19,8 @@ def _inside(path: str) -> str:
     parts = PurePosixPath(path).parts
     if not parts or path.startswith("/") or ".." in parts or "\\" in path or ":" in path or "\0" in path:
         raise ValueError(f"path {path!r} leaves the bundle's folder")
+    if len(path) > _LONGEST_PATH or any(len(part) > _LONGEST_NAME for part in parts):
+        raise ValueError(f"path {path[:40]!r}... of {len(path)} characters is too long")
     if str(PurePosixPath(path)) != path:
         raise ValueError(f"path {path!r} is not in its plain form")
     return path
@@ -165,7 +168,7 @@ class EngineRecord(Record):
 
 class Manifest(Record):
     """Everything a device needs to know of a bundle. references: file of the expected outputs, by name of the sub-network,
-    ``mapping`` or part. files: those outside the engines' own folders."""
+    ``mapping`` or part. files: those outside the engines' own lists. sha256: of all the other fields (bundle.sealed)."""
 
     format: Literal["anycost-bundle"] = "anycost-bundle"
     format_version: Literal[1] = 1
@@ -173,8 +176,9 @@ class Manifest(Record):
     generator: GeneratorRecord | None
     networks: tuple[NetworkRecord, ...]
     references: dict[Name, BundlePath]
-    engines: tuple[EngineRecord, ...]
+    engines: Annotated[tuple[EngineRecord, ...], Field(min_length=1)]
     files: dict[BundlePath, FileRecord]
+    sha256: str = ""
 
     @model_validator(mode="after")
     def _consistent(self) -> Manifest:
@@ -191,7 +195,13 @@ class Manifest(Record):
         for path in (*paths, *self.references.values()):
             if path not in self.files:
                 raise ValueError(f"file {path!r} has no sha256")
+        if len(set(paths)) != len(paths):
+            raise ValueError("two networks have one file")
+        if len({engine.name for engine in self.engines}) != len(self.engines):
+            raise ValueError("two engines have one name")
         for engine in self.engines:
+            if not engine.files:
+                raise ValueError(f"engine {engine.name!r} has no files")
             if engine.network not in names:
                 raise ValueError(f"engine {engine.name!r} is of an unknown network")
         if set(self.references) != set(names):

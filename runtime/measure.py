@@ -95,33 +95,46 @@ def peak_memory_mb() -> float:
     return peak / 1e6 if sys.platform == "darwin" else peak * 1024 / 1e6
 
 
-def profile(bundle: Bundle, threads: int, *, refresh: bool = False, progress: Progress | None = None) -> Profile:
+def profile(
+    bundle: Bundle,
+    threads: int,
+    *,
+    refresh: bool = False,
+    parts: bool = True,
+    progress: Progress | None = None,
+) -> Profile:
     """Measure every runnable engine that has no stored measurement (all of them with ``refresh``) and store the result.
 
-    progress(name, done, total) is called before each engine and once at the end. An engine that fails to run is left out.
-    Raises BackendError when none runs.
+    parts: those of the networks beside the generator too. progress(name, done, total) is called before each engine and once
+    at the end. An engine that fails is remembered as such, and tried again with ``refresh`` only. Raises BackendError when
+    none runs.
     """
     stored = None if refresh else stored_profile(bundle, threads)
     found = dict(stored.engines) if stored else {}
-    names = (runnable_engines(bundle) if bundle.manifest.generator else []) + part_engines(bundle)
-    failures: list[str] = []
+    failed = dict(stored.failed) if stored else {}
+    names = (runnable_engines(bundle) if bundle.manifest.generator else []) + (part_engines(bundle) if parts else [])
+
+    def result() -> Profile:
+        return Profile(
+            device=device_name(), threads=threads, bundle_sha256=bundle.manifest_sha256, engines=found, failed=failed
+        )
+
     for done, name in enumerate(names):
-        if name in found:
+        if name in found or name in failed:
             continue
         if progress:
             progress(name, done, len(names))
         try:
             found[name] = _in_own_process(bundle.folder, name, threads)
         except BackendError as error:
-            failures.append(str(error))
-            continue
-        result = Profile(device=device_name(), threads=threads, bundle_sha256=bundle.manifest_sha256, engines=found)
-        store_profile(bundle, result)
+            failed[name] = str(error)
+        store_profile(bundle, result())
     if progress:
         progress("", len(names), len(names))
     if not any(name in found for name in names):
-        raise BackendError(f"no engine of {bundle.folder} could be measured: {failures[0]}")
-    return Profile(device=device_name(), threads=threads, bundle_sha256=bundle.manifest_sha256, engines=found)
+        first = next((failed[name] for name in names if name in failed), "there is none")
+        raise BackendError(f"no engine of {bundle.folder} could be measured: {first}")
+    return result()
 
 
 def _in_own_process(folder: Path, engine: str, threads: int) -> Measurement:

@@ -38,7 +38,7 @@ class Measurement(BaseModel):
 
 
 class Profile(BaseModel):
-    """Measurements by engine name, for one bundle on one device with a number of threads."""
+    """Measurements by engine name, for one bundle on one device with a number of threads. failed: why an engine has none."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -46,6 +46,7 @@ class Profile(BaseModel):
     threads: int
     bundle_sha256: str
     engines: dict[str, Measurement]
+    failed: dict[str, str] = {}
 
 
 def default_threads() -> int:

@@ -18,7 +18,7 @@ from anycost.runtime.bundle import Bundle, open_bundle
 from anycost.runtime.choose import Choice, choose
 from anycost.runtime.manifest import MAPPING, SubnetRecord
 from anycost.runtime.picture_methods import PictureMethods
-from anycost.runtime.profile import Profile, default_threads, stored_profile
+from anycost.runtime.profile import Profile, default_threads, runnable_engines, stored_profile
 from anycost.runtime.session import Session
 from anycost.runtime.verify import EngineCheck, verify
 
@@ -62,12 +62,28 @@ class Runtime(PictureMethods):
         """What was measured on this device, None before the first profile."""
         return self._profile
 
-    def profile(self, *, refresh: bool = False, progress: Callable[[str, int, int], None] | None = None) -> Profile:
-        """Measure the engines on this device that were not measured yet, or all of them; kept in the user's cache."""
+    def profile(
+        self,
+        *,
+        refresh: bool = False,
+        parts: bool = True,
+        progress: Callable[[str, int, int], None] | None = None,
+    ) -> Profile:
+        """Measure the engines on this device that were not measured yet, or all of them; kept in the user's cache.
+
+        parts: those of the networks beside the generator too.
+        """
         from anycost.runtime.measure import profile
 
-        self._profile = profile(self.bundle, self.threads, refresh=refresh, progress=progress)
+        self._profile = profile(self.bundle, self.threads, refresh=refresh, parts=parts, progress=progress)
         return self._profile
+
+    def unmeasured(self, budget: Budget) -> list[str]:
+        """The generator's engines that a budget has to know and that were not measured on this device."""
+        if not budget.needs_profile or not self.bundle.generator.subnets:
+            return []
+        known = set(self._profile.engines) | set(self._profile.failed) if self._profile else set()
+        return [name for name in runnable_engines(self.bundle) if name not in known]
 
     def choose(self, budget: Budget | None = None, *, subnet: str | None = None, backend: str | None = None) -> Choice:
         """The engine for a budget. A budget of time or memory measures the device first, once, if nothing is known of it.
@@ -75,9 +91,9 @@ class Runtime(PictureMethods):
         Raises BudgetError that names the nearest engine when nothing fits.
         """
         budget = budget or Budget()
-        if budget.needs_profile and self._profile is None:
+        if self.unmeasured(budget):
             _log.warning("no profile of %s on this device yet: measuring its engines once", self.bundle.folder)
-            self.profile()
+            self.profile(parts=False)
         return choose(self.bundle, budget, self._profile, subnet=subnet, backend=backend)
 
     def explain(self, budget: Budget | None = None) -> str:
@@ -213,6 +229,9 @@ class Runtime(PictureMethods):
 
         chosen = directions or self.directions()
         given = parse_values(values) if isinstance(values, str) else values
+        n_style = self.bundle.generator.architecture.n_style
+        if not any(0 <= row < n_style for row in rows):
+            raise InputError(f"rows {list(rows)[:3]}... move nothing: this generator's are 0 to {n_style - 1}")
         return edit(self._checked(w_plus, "w_plus", (3,)), chosen, given, rows=rows)
 
     def mean_style(self) -> Array:

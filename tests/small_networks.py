@@ -3,7 +3,6 @@
 # Other shapes than the default ones, so that what is inferred is not the default by accident.
 OTHERS = {
     "encoder": {"n_style": 10, "style_dim": 64},
-    "attributes": {"attributes": 7},
     "discriminator": {"resolution": 32, "channel_multiplier": 0.125, "channel_max": 64},
     "multires-discriminator": {
         "resolution": 64,

@@ -25,6 +25,7 @@ MEAN_STYLE = "mean_style"
 # Constants of an implementation that some files hold and others leave out.
 _KERNELS = (".kernel",)
 _COUNTERS = (".num_batches_tracked",)
+_TYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 _ENLARGING = (".blur.kernel", ".upsample.kernel")  # their FIR has gain 4, a shrinking one has gain 1
 
 
@@ -54,10 +55,7 @@ class NetworkCheckpoint:
     @property
     def labels(self) -> tuple[str, ...]:
         """What the outputs are called, where the file or the kind says it and the number agrees."""
-        try:
-            named = json.loads(self.metadata.get("labels", "[]"))
-        except ValueError:
-            named = []
+        named = _parsed(self.metadata, "labels")
         outputs = self.arguments.get("tags", self.arguments.get("attributes", 40))
         for labels in (named, BY_NAME[self.network].labels):
             if isinstance(labels, list | tuple) and labels and len(labels) == outputs:
@@ -122,9 +120,11 @@ def read_any(path: str | Path, key: str | None = None) -> Checkpoint | NetworkCh
     mean = tensors.pop(MEAN_STYLE, None)
     arch = infer(tensors, _arguments(metadata), path.name)
     check(tensors, _meta(lambda: Generator(**asdict(arch))), path.name, f"a generator of {arch.resolution} px")
-    if mean is not None and (mean.numel() != arch.style_dim or not torch.isfinite(mean.float()).all()):
+    if mean is not None and (
+        mean.dtype not in _TYPES or mean.numel() != arch.style_dim or not torch.isfinite(mean.float()).all()
+    ):
         raise CheckpointError(
-            f"{path.name}: {MEAN_STYLE} has shape {list(mean.shape)}, not [1, {arch.style_dim}], or a NaN"
+            f"{path.name}: {MEAN_STYLE} is {mean.dtype} {list(mean.shape)}, not finite numbers [1, {arch.style_dim}]"
         )
     return Checkpoint(tensors, arch, path.name, sha256, None if mean is None else mean.float().reshape(1, -1), metadata)
 
@@ -143,6 +143,7 @@ def _network(
     tensors: dict[str, Tensor], name: str, source: str, sha256: str, metadata: dict[str, str]
 ) -> NetworkCheckpoint:
     kind = BY_NAME[name]
+    tensors = kind.prepare(tensors)
     shapes = {key: tuple(tensor.shape) for key, tensor in tensors.items()}
     try:
         arguments = kind.infer(shapes)
@@ -151,9 +152,17 @@ def _network(
         raise CheckpointError(
             f"{source}: the shapes of its tensors are of no {kind.title}: the file is incomplete or of another network"
         ) from None
+    tensors = _without_unused(tensors, expected)
     check(tensors, expected, source, f"a network of kind {name}")
     kept = {key: tensor for key, tensor in tensors.items() if not key.endswith(_COUNTERS)}
     return NetworkCheckpoint(kept, name, arguments, source, sha256, metadata)
+
+
+def _without_unused(tensors: dict[str, Tensor], expected: nn.Module) -> dict[str, Tensor]:
+    """Without the running statistics that old PyTorch saved for instance norms, which have no use for them."""
+    norms = [name for name, module in expected.named_modules() if isinstance(module, nn.InstanceNorm2d)]
+    unused = {f"{name}.{end}" for name in norms for end in ("running_mean", "running_var", "num_batches_tracked")}
+    return {name: tensor for name, tensor in tensors.items() if name not in unused}
 
 
 def _meta(make: Any) -> nn.Module:
@@ -163,11 +172,16 @@ def _meta(make: Any) -> nn.Module:
 
 def _arguments(metadata: Mapping[str, str]) -> dict[str, Any]:
     """What a converted file says of its network; nothing where it says nothing that can be read."""
-    try:
-        found = json.loads(metadata.get("arguments", "{}"))
-    except ValueError:
-        return {}
+    found = _parsed(metadata, "arguments")
     return found if isinstance(found, dict) else {}
+
+
+def _parsed(metadata: Mapping[str, str], name: str) -> Any:
+    """A value of the metadata, None where it is not JSON; a file may say anything."""
+    try:
+        return json.loads(metadata.get(name, "null"))
+    except (ValueError, RecursionError):
+        return None
 
 
 def _loaded(network: nn.Module, tensors: Mapping[str, Tensor]) -> nn.Module:
@@ -192,13 +206,20 @@ def check(tensors: Mapping[str, Tensor], expected: nn.Module, source: str, what:
             raise CheckpointError(f"{source}: tensor {name} of shape {list(tensor.shape)} is unexpected in {what}")
         if name.endswith(_COUNTERS):
             continue
-        if not tensor.is_floating_point():
-            raise CheckpointError(f"{source}: tensor {name} holds {tensor.dtype}: floating point was expected")
-        wrong = int((~torch.isfinite(tensor)).sum())
+        if tensor.dtype not in _TYPES:
+            raise CheckpointError(
+                f"{source}: tensor {name} holds {tensor.dtype}: float16, bfloat16, float32 or float64 was expected"
+            )
+        if not tensor.numel():
+            raise CheckpointError(f"{source}: tensor {name} of shape {list(tensor.shape)} is empty")
+        # As they will be used: what float64 holds may be too large for float32.
+        wrong = int((~torch.isfinite(tensor.float())).sum())
         if wrong:
             raise CheckpointError(
                 f"{source}: tensor {name} holds {wrong} NaN or infinite values: the training run or the file is broken"
             )
+        if name.endswith("running_var") and bool((tensor < 0).any()):
+            raise CheckpointError(f"{source}: tensor {name} holds negative variances: the file is broken")
         gain = 4.0 if name.endswith(_ENLARGING) else 1.0
         if name.endswith(_KERNELS) and not torch.allclose(tensor.float(), fir_kernel(gain), atol=1e-3):
             raise CheckpointError(

@@ -22,7 +22,8 @@ from anycost.weights.torch_files import MAGIC, groups, read_archive, read_legacy
 _LARGEST_HEADER = 100 << 20  # safetensors' own limit
 _STEPS = 300_000  # opcodes and values; all that a training run at 1024 px saves takes about 40 000
 _LONGEST_NAME = 200
-_PARALLEL = "module."  # DataParallel's prefix
+_WRAPPERS = ("module.", "_orig_mod.")  # prefixes of DataParallel and of torch.compile
+_AVERAGED = "n_averaged"  # the counter of an AveragedModel
 
 
 @dataclass(frozen=True)
@@ -41,7 +42,8 @@ class Content:
 def read_content(path: Path) -> Content:
     """The state dicts of a file of any known kind; whatever else is beside or within them is left out.
 
-    Names that all begin with ``module.`` (DataParallel) lose it. Raises CheckpointError, one line, for whatever is empty,
+    Names that all begin with ``module.`` (DataParallel) or ``_orig_mod.`` (torch.compile) lose it. Raises CheckpointError, one
+    line, for whatever is empty,
     truncated, damaged, of an unknown kind, without tensors, larger than the file, or asks for code; and OSError.
     """
     size = path.stat().st_size
@@ -78,8 +80,10 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
 
 
 def _unprefixed(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    if all(name.startswith(_PARALLEL) for name in tensors):
-        return {name.removeprefix(_PARALLEL): tensor for name, tensor in tensors.items()}
+    for prefix in (*_WRAPPERS, *_WRAPPERS):  # one may be around the other
+        inner = {name: tensor for name, tensor in tensors.items() if name != _AVERAGED}
+        if inner and all(name.startswith(prefix) for name in inner):
+            tensors = {name.removeprefix(prefix): tensor for name, tensor in inner.items()}
     return tensors
 
 

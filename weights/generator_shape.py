@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -10,6 +9,8 @@ from torch import Tensor
 
 from anycost.errors import CheckpointError
 from anycost.networks.channels import BASE_CHANNELS, Architecture, SubnetError
+
+_LARGEST = 1e6  # of multiplier and cap; the paper's are 2 and 512
 
 
 def infer(tensors: Mapping[str, Tensor], arguments: Mapping[str, Any], source: str) -> Architecture:
@@ -73,4 +74,5 @@ def _multipliers(widths: Mapping[int, int], arguments: Mapping[str, Any]) -> lis
 
 
 def _is_positive(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value) and value > 0
+    # Bounded first: a whole number may be too large for a float.
+    return isinstance(value, int | float) and not isinstance(value, bool) and 0 < value <= _LARGEST

@@ -126,7 +126,7 @@ def _check_plain(content: object) -> None:
 
 class _Dtype(Unfinished):
     def __init__(self, name: object):
-        if type(name) is not str or not re.fullmatch("f[248]|i[1248]|u1|b1", name):
+        if type(name) is not str or not re.fullmatch("f[248]|i[1248]|u[1248]|b1", name):
             asked = repr(name[:20]) if type(name) is str else "unknown"  # never repr of what may hold itself
             raise Refused(f"asks for numpy's type {asked}, and only plain numbers are read")
         self.numpy = np.dtype(name)

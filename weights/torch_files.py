@@ -193,6 +193,7 @@ _NAMES: dict[tuple[str, str], Any] = {
     ("torch", "device"): Function(lambda budget, kind, index=None: kind),
     ("torch.serialization", "_get_layout"): Function(lambda budget, name: name),
     ("collections", "OrderedDict"): Function(lambda budget: {}),
+    ("collections", "deque"): Function(lambda budget, *_: None),
     ("collections", "Counter"): Function(lambda budget, *_: {}),
     ("collections", "defaultdict"): Function(lambda budget, *_: {}),
     ("argparse", "Namespace"): Function(lambda budget: _Namespace(), by_new=True),
@@ -200,5 +201,6 @@ _NAMES: dict[tuple[str, str], Any] = {
 }
 _NAMES |= {("torch", str(dtype).removeprefix("torch.")): str(dtype) for dtype in TYPES.values()}
 for _module in ("builtins", "__builtin__"):
-    _NAMES[_module, "set"] = Function(lambda budget, items: items)
+    _NAMES |= {(_module, kind): Function(lambda budget, items: items) for kind in ("set", "frozenset")}
+    _NAMES |= {(_module, kind): Function(lambda budget, *_: None) for kind in ("range", "xrange", "slice")}
     _NAMES |= {(_module, kind): kind for kind in ("dict", "list", "int", "float")}  # what a defaultdict makes

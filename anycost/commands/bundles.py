@@ -214,9 +214,9 @@ def explain(
 
     limit = limits(budget, memory, min_resolution, max_resolution)
     runtime = anycost.open(bundle, threads=threads)
-    if limit.needs_profile and runtime.stored_profile is None:
+    if runtime.unmeasured(limit):
         with bar(err, "measuring this device once", quiet=as_json) as progress:
-            runtime.profile(progress=progress)
+            runtime.profile(parts=False, progress=progress)
     rows, choice, reason = rows_for(runtime, limit)
     if as_json:
         print_json(

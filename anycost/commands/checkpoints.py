@@ -36,12 +36,12 @@ def convert(
     - `anycost convert stylegan2-ffhq-256x256.pkl ffhq256.safetensors`
     - `anycost convert gnr.pt toon.safetensors --key G_A2B_ema`
     """
-    from anycost.building import read_model
-    from anycost.weights.checkpoint import Checkpoint
+    from anycost.weights import catalogue
+    from anycost.weights.checkpoint import Checkpoint, read_any
     from anycost.weights.save import save
 
     with bytes_bar(err, quiet=as_json) as fetched:
-        found = read_model(source if key is None else f"{source}:{key}", fetched)[1]
+        found = read_any(catalogue.resolve(source, fetched), key)
     tensors = found.stored() if isinstance(found, Checkpoint) else found.tensors
     header = found.described() | {"source": found.source, "source_sha256": found.sha256}
     if target.is_dir():

@@ -77,6 +77,12 @@ def generate(
     limit = limits(budget, memory, min_resolution, max_resolution)
     runtime = anycost.open(bundle, threads=threads)
     if name is not None or runtime.bundle.manifest.generator is None:
+        given: dict[str, object] = {"--budget": budget, "--memory": memory, "--subnet": subnet, "--backend": backend}
+        given |= {"--min-resolution": min_resolution, "--max-resolution": max_resolution}
+        unused = [option for option, value in given.items() if value is not None]
+        unused += ["--noise"] if noise != "stored" else []
+        if unused:
+            raise InputError(f"{unused[0]} is for an elastic generator, and this one has no sub-networks: leave it out")
         images = sample(runtime.one_of(KINDS, name), seeds, which, psi, batch=batch)
         paths = save_images(images, seeds, output, sheet=sheet)
         if as_json:
@@ -84,9 +90,9 @@ def generate(
         else:
             out.print(escape(f"{len(seeds)} images of {images.shape[1]} px in {paths[0].parent}"), highlight=False)
         return
-    if limit.needs_profile and runtime.stored_profile is None:
+    if runtime.unmeasured(limit):
         with bar(err, "measuring this device once", quiet=as_json) as progress:
-            runtime.profile(progress=progress)
+            runtime.profile(parts=False, progress=progress)
     choice = runtime.choose(limit, subnet=subnet, backend=backend)
     side = choice.subnet.resolution
     if sheet and len(seeds) * side**2 > LARGEST_SHEET:
@@ -160,7 +166,7 @@ def edit(
     import numpy as np
 
     import anycost
-    from anycost.pictures import contact_sheet, save_images
+    from anycost.pictures import LARGEST_SHEET, contact_sheet, save_images
     from anycost.seeds import parse_seeds
 
     runtime = anycost.open(bundle, threads=threads)
@@ -172,6 +178,9 @@ def edit(
             out.print(escape(", ".join(known.names)), highlight=False)
         return
     limit = limits(budget, memory, min_resolution, max_resolution)
+    if runtime.unmeasured(limit):
+        with bar(err, "measuring this device once", quiet=as_json) as progress:
+            runtime.profile(parts=False, progress=progress)
     choice = runtime.choose(limit, subnet=subnet, backend=backend)
     if codes is None:
         numbers = parse_seeds(seed)
@@ -179,6 +188,8 @@ def edit(
     else:
         start = read_codes(codes)
         numbers = list(range(len(start)))
+    if len(start) * choice.subnet.resolution**2 * (2 if sheet else 1) > LARGEST_SHEET:
+        raise InputError(f"{len(start)} faces of {choice.subnet.resolution} px are too many for one call: give fewer")
     edited = runtime.edit(start, settings, directions=known, rows=_rows(rows))
     subnet, backend = choice.subnet.name, choice.engine.backend
     images = runtime.generate(w_plus=edited, subnet=subnet, backend=backend)

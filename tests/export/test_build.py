@@ -1,3 +1,4 @@
+import dataclasses
 import json
 import os
 import shutil
@@ -17,6 +18,7 @@ from anycost.errors import BuildError, BundleError, ParityError
 from anycost.export import compilers
 from anycost.export.build import Plan, build
 from anycost.export.trace import trace_synthesis
+from anycost.weights.random_init import random_network
 
 BACKENDS = ["onnxruntime", "openvino"]
 
@@ -244,3 +246,40 @@ def test_two_builds_do_not_write_into_one_folder(tmp_path, tiny_checkpoint):
     process.stdout.close()
     build(tiny_checkpoint, plan(tiny_checkpoint), folder)
     assert all(check.passed for check in open_bundle(folder).verify())
+
+
+def test_a_folder_that_is_no_build_is_never_cleaned_up(tmp_path, tiny_checkpoint):
+    """Folders called weights and reference, and files that end in .part, may be anybody's."""
+    for name in ("weights/mine.pt", "reference/mine.txt", "download.part"):
+        (tmp_path / "mine" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "mine" / name).write_text("mine")
+    before = snapshot(tmp_path / "mine")
+    with pytest.raises(BuildError, match="is no bundle"):
+        build(tiny_checkpoint, plan(tiny_checkpoint), tmp_path / "mine")
+    assert snapshot(tmp_path / "mine") == before
+
+
+@pytest.mark.parametrize(
+    ("names", "said"),
+    [
+        (["generator"], "generator has a meaning"),
+        (["Latents"], "Latents has a meaning"),
+        (["mapping"], "called mapping"),
+        (["0.25@16"], "called 0.25@16"),
+        (["a", "A"], "called a"),
+        (["x.part"], "x.part has a meaning"),
+    ],
+)
+def test_names_that_would_collide_are_refused_before_anything_is_written(tmp_path, tiny_checkpoint, names, said):
+    small = random_network("mlp-gan", 0, nz=8)
+    with pytest.raises(BuildError, match=said):
+        build(tiny_checkpoint, plan(tiny_checkpoint, networks=dict.fromkeys(names, small)), tmp_path / "b")
+    assert not list((tmp_path / "b").iterdir())
+
+
+def test_changed_labels_give_the_bytes_of_a_fresh_build(tmp_path):
+    small = random_network("mlp-gan", 0, nz=8)
+    named = dataclasses.replace(small, metadata={"credit": "somebody"})
+    for folder, checkpoint in (("a", small), ("a", named), ("b", named)):
+        build(None, Plan("x", [], ["onnxruntime"], networks={"mlp": checkpoint}), tmp_path / folder)
+    assert snapshot(tmp_path / "a") == snapshot(tmp_path / "b")

@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 
 from anycost import open as open_bundle
 from anycost.errors import BundleError
+from anycost.runtime.bundle import sealed
 from anycost.runtime.manifest import Manifest
 
 
@@ -35,10 +36,9 @@ def test_a_changed_byte_in_any_file_is_found(bundle):
         changed = bytearray(original)
         changed[len(changed) // 2] ^= 1
         path.write_bytes(bytes(changed))
-        if path.name == "engine.json":
-            open_bundle(bundle)  # the builder's own note: the runtime reads the manifest alone
-        elif path.name != "manifest.json":
-            assert path.name in refusal(bundle) and "changed" in refusal(bundle)
+        message = refusal(bundle)
+        # A byte of the manifest may also break its form, which is told first.
+        assert path.name in message and ("changed" in message or path.name == "manifest.json")
         path.write_bytes(original)
     open_bundle(bundle)
 
@@ -127,4 +127,30 @@ def test_any_byte_of_the_manifest_is_read_or_refused(bundle, tiny_bundle, positi
 
 def test_the_manifest_survives_a_round_trip(tiny_bundle):
     text = (tiny_bundle / "manifest.json").read_text()
-    assert Manifest.model_validate_json(text).model_dump_json(indent=1) == text
+    assert sealed(Manifest.model_validate_json(text)).decode() == text
+
+
+def test_a_changed_figure_of_the_manifest_is_found(bundle):
+    """Such as the quality that the runtime ranks by, which no file's hash covers."""
+    path = bundle / "manifest.json"
+    values = json.loads(path.read_text())
+    values["generator"]["subnets"][0]["distance"] = 0.0
+    path.write_text(json.dumps(values))
+    assert "changed" in refusal(bundle)
+
+
+def test_engines_without_files_and_links_in_a_circle(bundle):
+    values = json.loads((bundle / "manifest.json").read_text())
+    first, *others = values["engines"]
+    edit(bundle, engines=[first | {"files": {}}, *others])
+    assert "has no files" in refusal(bundle)
+    edit(bundle, engines=[first, first])
+    assert "one name" in refusal(bundle)
+    edit(bundle, engines=[first | {"folder": "e/" + "x" * 5000}, *others])
+    assert "too long" in refusal(bundle)
+    (bundle / "manifest.json").write_bytes(sealed(Manifest.model_validate(values)))
+    open_bundle(bundle)
+    path = bundle / "weights/generator.safetensors"
+    path.unlink()
+    path.symlink_to(path.name)
+    assert "link" in refusal(bundle)

@@ -10,12 +10,13 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from safetensors.torch import save_file
+from small_networks import OTHERS
 
 from anycost.errors import CheckpointError
 from anycost.networks.channels import Architecture
 from anycost.networks.stylegan2 import Generator
-from anycost.weights.checkpoint import read
-from anycost.weights.random_init import random_checkpoint
+from anycost.weights.checkpoint import read, read_any
+from anycost.weights.random_init import random_checkpoint, random_network
 from anycost.weights.save import save
 
 
@@ -216,3 +217,75 @@ def test_any_damage_is_refused_in_one_line(tmp_path, tensors, zipped, damage):
         content[position % len(content)] = value
     path.write_bytes(bytes(content))
     refusal(path)
+
+
+def other(path, kind, **changes):
+    """A file of another kind of network with some of its tensors changed or added."""
+    network = random_network(kind, 0, **OTHERS.get(kind, {}))
+    torch.save({"state_dict": network.tensors | changes}, path)
+    return path
+
+
+def test_running_statistics_of_instance_norms_are_left_out(tmp_path):
+    """The published CycleGAN files hold them, and nothing has a use for them."""
+    extra = {f"model.2.{end}": torch.ones(8) for end in ("running_mean", "running_var")}
+    extra |= {"model.10.conv_block.2.running_mean": torch.ones(32), "model.2.num_batches_tracked": torch.tensor(3)}
+    found = read_any(other(tmp_path / "g.pth", "cyclegan", **extra))
+    assert found.network == "cyclegan" and not any("running" in name for name in found.tensors)
+    with pytest.raises(CheckpointError, match="unexpected"):
+        read_any(other(tmp_path / "g.pth", "cyclegan", **{"model.99.running_mean": torch.ones(8)}))
+
+
+def test_untrained_blocks_of_a_stylegan1_are_left_out(tmp_path):
+    network = random_network("stylegan1", 0, **OTHERS["stylegan1"] | {"blocks": 6})
+    fresh = ("progression.5.noise", "progression.5.conv2.conv.bias", "to_rgb.5.conv.bias")
+    zeros = {name: torch.zeros_like(x) for name, x in network.tensors.items() if any(part in name for part in fresh)}
+    assert len(zeros) == 4
+    assert read_any(other(tmp_path / "g.pt", "stylegan1")).arguments["blocks"] == 5
+    torch.save({"g_running": network.tensors | zeros}, tmp_path / "g.pt")
+    assert read_any(tmp_path / "g.pt").arguments["blocks"] == 5
+    torch.save({"g_running": network.tensors}, tmp_path / "g.pt")
+    assert read_any(tmp_path / "g.pt").arguments["blocks"] == 6
+
+
+@pytest.mark.parametrize(
+    "text", ['{"channel_multiplier": 1e308}', '{"channel_max": ' + "1" * 400 + "}", "[" * 100_000, "{"]
+)
+def test_metadata_that_say_nonsense_are_not_believed(tmp_path, text):
+    save(
+        tmp_path / "a.safetensors",
+        state(Architecture(8, 0.0625, 64, 64, 2)),
+        {"network": "stylegan2", "arguments": text},
+    )
+    assert read(tmp_path / "a.safetensors").arch.resolution == 8
+    tagged = random_network("mlp-gan", 0, nz=8)
+    save(tmp_path / "b.safetensors", tagged.tensors, {"labels": text})
+    assert read_any(tmp_path / "b.safetensors").labels == ()
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"model.0.bias": torch.zeros(256).to(torch.float8_e4m3fn)}, "float8_e4m3fn"),
+        ({"model.0.bias": torch.full((256,), 1e300, dtype=torch.float64)}, "256 NaN or infinite"),
+        ({"model.2.running_var": -torch.ones(256)}, "negative variances"),
+        ({"model.0.weight": torch.zeros(256, 0)}, "is empty"),
+    ],
+)
+def test_values_that_no_network_can_use_are_told(tmp_path, changes, said):
+    network = random_network("mlp-gan", 0, nz=8)
+    save_file({name: x.contiguous() for name, x in (network.tensors | changes).items()}, tmp_path / "a.safetensors")
+    with pytest.raises(CheckpointError, match=said):
+        read_any(tmp_path / "a.safetensors")
+
+
+def test_networks_that_only_look_alike_are_not_taken_for_others(tmp_path):
+    trunk = random_network("attributes").tensors
+    for outputs in (1000, 10):
+        fc = {"fc.weight": torch.ones(outputs, 2048), "fc.bias": torch.ones(outputs)}
+        torch.save(trunk | fc, tmp_path / "imagenet.pth")
+        with pytest.raises(CheckpointError, match="no network that is known"):
+            read_any(tmp_path / "imagenet.pth")
+    named = trunk | {"fc.weight": torch.ones(10, 2048), "fc.bias": torch.ones(10)}
+    save(tmp_path / "own.safetensors", named, {"network": "attributes", "labels": '["a", "b", "c", "d", "e"]'})
+    assert read_any(tmp_path / "own.safetensors").labels == ("a", "b", "c", "d", "e")
