@@ -112,7 +112,8 @@ def static_synthesis(
             images.append(image + _upsample(images[-1], kernel) if images else image)
             continue
         energy = (style * style) @ tensors[f"{name}.energy"]
-        demodulation = torch.rsqrt(energy + 0.5e-8)[:, :, None, None]
+        # rsqrt(energy + 0.5e-8) in the form of ``rsqrt_plus``.
+        demodulation = (torch.rsqrt(energy * 1e8 + 0.5) * 1e4)[:, :, None, None]
         if layer.up:
             y = F.conv_transpose2d(scaled, tensors[f"{name}.weight"], stride=2)
             y = F.conv2d(y, kernel.expand(layer.leaving, 1, 4, 4), padding=1, groups=layer.leaving)

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from anycost.networks.kinds import Part
-from anycost.networks.stylegan2 import EqualLinear, ModulatedConv2d, ToRGB
+from anycost.networks.stylegan2 import EqualLinear, ModulatedConv2d, ToRGB, rsqrt_plus
 from anycost.runtime.binding import Binding
 
 
@@ -86,7 +86,7 @@ class _StaticModulatedConv(nn.Module):
         else:
             y = F.conv2d(x, weight, padding=self.padding)
         if self.demodulate:
-            y = y * torch.rsqrt((style * style) @ self.get_buffer("energy") + 1e-8)[:, :, None, None]
+            y = y * rsqrt_plus((style * style) @ self.get_buffer("energy"))[:, :, None, None]
         return y
 
 

@@ -19,9 +19,9 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from anycost.errors import BuildError, BundleError
-from anycost.runtime.bundle import read_manifest
+from anycost.errors import BuildError
 from anycost.runtime.files import write_whole
+from anycost.runtime.manifest import MANIFEST_NAME
 from anycost.weights.save import serialize
 
 MARKER = "unfinished.txt"
@@ -69,11 +69,12 @@ def claim(folder: Path) -> None:
 
 
 def _is_bundle(folder: Path) -> bool:
+    """Also a damaged or older one: what its manifest begins with tells it, and a build makes it whole again."""
     try:
-        read_manifest(folder)
-    except BundleError:
+        with (folder / MANIFEST_NAME).open("rb") as file:
+            return b'"anycost-bundle"' in file.read(4096)
+    except OSError:
         return False
-    return True
 
 
 @contextlib.contextmanager

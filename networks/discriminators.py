@@ -28,7 +28,9 @@ def minibatch_deviation(x: Tensor, group: int = GROUP) -> Tensor:
     group = min(n, group)
     if n % group:
         raise ValueError(f"a batch of {n} images cannot be cut into groups of {group}")
-    deviation = x.reshape(group, n // group, c, h, w).var(0, unbiased=False).add(1e-8).sqrt().mean([1, 2, 3])
+    # sqrt(variance + 1e-8), see ``rsqrt_plus`` for the form.
+    variance = x.reshape(group, n // group, c, h, w).var(0, unbiased=False)
+    deviation = ((variance * 1e8 + 1).sqrt() * 1e-4).mean([1, 2, 3])
     return torch.cat([x, deviation.repeat(group)[:, None, None, None].expand(n, 1, h, w)], 1)
 
 

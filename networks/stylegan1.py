@@ -13,6 +13,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from anycost.networks.stylegan2 import rsqrt_plus
+
 # Output channels of the blocks from 4 to 1024 px.
 WIDTHS = (512, 512, 512, 512, 256, 128, 64, 32, 16)
 _FUSED_FROM = 128  # px: from here on upsampling and convolution are one transposed convolution
@@ -182,7 +184,7 @@ class StyleGan1(nn.Module):
 
     def mapping(self, z: Tensor) -> Tensor:
         """z [N, code_dim] -> w [N, code_dim]."""
-        return self.style(z * torch.rsqrt(z.square().mean(dim=1, keepdim=True) + 1e-8))
+        return self.style(z * rsqrt_plus(z.square().mean(dim=1, keepdim=True)))
 
     def synthesis(self, w: Tensor, noise: Sequence[Tensor], step: int, alpha: float = -1) -> Tensor:
         """w and one noise [N, 1, 4 * 2^i, ...] a block up to ``step`` -> image.

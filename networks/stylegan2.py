@@ -19,11 +19,17 @@ from anycost.networks.channels import Architecture, Layer, Subnet, SubnetError
 Noise = str | Sequence[Tensor]
 
 
+def rsqrt_plus(x: Tensor) -> Tensor:
+    """1 / sqrt(x + 1e-8), in a form that the exporter keeps: its optimizer takes numbers up to 1e-8 for 0, and without this
+    one a zero latent or a dead channel would be divided by zero."""
+    return torch.rsqrt(x * 1e8 + 1) * 1e4
+
+
 class PixelNorm(nn.Module):
     """x * rsqrt(mean(x^2) + 1e-8) over the last axis."""
 
     def forward(self, x: Tensor) -> Tensor:
-        return x * torch.rsqrt(x.square().mean(dim=-1, keepdim=True) + 1e-8)
+        return x * rsqrt_plus(x.square().mean(dim=-1, keepdim=True))
 
 
 class EqualLinear(nn.Module):

@@ -80,6 +80,11 @@ def random_noise(seed: int, batch: int, resolution: int) -> list[Array]:
 
 
 def as_images(output: Array) -> Array:
-    """Network output [N, 3, H, W], nominally in [-1, 1] -> uint8 [N, H, W, 3], rounded and clipped."""
+    """Network output [N, 3, H, W], nominally in [-1, 1] -> uint8 [N, H, W, 3], rounded and clipped.
+
+    Raises InputError for a NaN or an infinity: the latents were out of any range, and there is no picture to show.
+    """
+    if not np.isfinite(output).all():
+        raise InputError("the network gave a NaN or an infinity: the latents, or its weights, are out of range")
     scaled = np.clip(output * np.float32(127.5) + np.float32(128), 0, 255)  # + 127.5 + 0.5: rounds by truncation
     return np.ascontiguousarray(scaled.astype(np.uint8).transpose(0, 2, 3, 1))

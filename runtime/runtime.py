@@ -31,6 +31,7 @@ Array = np.ndarray
 # "stored", "random" or "none", or one array a 3x3 convolution.
 Noise = str | Sequence[Array]
 MOST_BATCH = 256
+MOST_THREADS = 1024  # more would be started one by one for minutes
 EDITED_ROWS = range(12)  # the coarse and middle layers; the finest are left to colour
 _KEPT_SESSIONS = 4
 _log = logging.getLogger("anycost")
@@ -43,8 +44,8 @@ class Runtime(PictureMethods):
     """
 
     def __init__(self, bundle: Bundle, *, threads: int | None = None):
-        if threads is not None and threads < 1:
-            raise InputError(f"threads {threads} is not a positive number")
+        if threads is not None and not 1 <= threads <= MOST_THREADS:
+            raise InputError(f"threads {threads} is outside 1..{MOST_THREADS}")
         self.bundle = bundle
         self.threads = threads or default_threads()
         self._networks = {}

@@ -54,6 +54,10 @@ def generate(
         typer.Option(help="Of a generator without sub-networks: a digit, or a resolution.", show_default=False),
     ] = None,
     name: NameOption = None,
+    codes: Annotated[
+        Path | None,
+        typer.Option("--w-plus", help="Codes instead of seeds, a .npy from encode or project.", show_default=False),
+    ] = None,
     sheet: Annotated[bool, typer.Option("--sheet", help="One PNG with all images instead of one each.")] = False,
     output: Annotated[Path, typer.Option("-o", "--output", help="Folder of the PNGs.")] = Path("out"),
     threads: ThreadsOption = None,
@@ -73,7 +77,8 @@ def generate(
     from anycost.runtime.pipelines.sample import KINDS, sample
     from anycost.seeds import parse_seeds
 
-    seeds = parse_seeds(seed)
+    given_codes = None if codes is None else read_codes(codes)
+    seeds = parse_seeds(seed) if given_codes is None else list(range(len(given_codes)))
     limit = limits(budget, memory, min_resolution, max_resolution)
     runtime = anycost.open(bundle, threads=threads)
     if name is not None or runtime.bundle.manifest.generator is None:
@@ -107,7 +112,8 @@ def generate(
             progress(choice.engine.name, start, len(seeds))
             part = seeds[start : start + piece]
             images = runtime.generate(
-                part,
+                part if given_codes is None else None,
+                w_plus=None if given_codes is None else given_codes[start : start + piece],
                 psi=psi,
                 noise=noise,
                 noise_seed=(noise_seed + start) % 2**32 if start else noise_seed,
@@ -172,6 +178,8 @@ def edit(
     runtime = anycost.open(bundle, threads=threads)
     known = _directions(runtime, directions)
     if settings is None:
+        if codes is not None or sheet:
+            raise InputError("nothing was set: add --set, such as --set smiling=60")
         if as_json:
             print_json({"directions": list(known.names)})
         else:

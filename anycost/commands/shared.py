@@ -27,7 +27,7 @@ err = console(stderr=True)
 BundleArgument = Annotated[Path, typer.Argument(metavar="BUNDLE", help="Folder of a bundle.", show_default=False)]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON for machines and no progress.")]
 ThreadsOption = Annotated[
-    int | None, typer.Option("--threads", min=1, help="CPU threads (default: all this process may use).")
+    int | None, typer.Option("--threads", min=1, max=1024, help="CPU threads (default: all this process may use).")
 ]
 LatencyOption = Annotated[str | None, typer.Option("--budget", help="Latency limit on the measured p95, such as 40ms.")]
 MemoryOption = Annotated[str | None, typer.Option("--memory", help="Limit on peak resident memory, such as 512MB.")]

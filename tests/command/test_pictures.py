@@ -113,6 +113,8 @@ def test_encode_then_edit_and_project(anycost, bundle, picture, tmp_path):
     assert anycost("encode", bundle, picture, picture, "-o", code)[0] == 0
     assert np.load(code).shape == (2, 8, 64)
     assert anycost("edit", bundle, "--w-plus", code, "--set", "hat=50", "-o", tmp_path / "out")[0] == 0
+    assert anycost("generate", bundle, "--w-plus", code, "-o", tmp_path / "plain", "--json")[0] == 0
+    told(anycost("edit", bundle, "--w-plus", code), "--set")
     one = tmp_path / "one.npy"
     done = anycost("project", bundle, picture, "-o", one, "--steps", "3", "--picture", tmp_path / "p.png", "--json")
     assert done[0] == 0 and json.loads(done[1])["psnr_db"] > 0 and Image.open(tmp_path / "p.png").size == (32, 32)

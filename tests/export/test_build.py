@@ -17,7 +17,7 @@ from anycost import open as open_bundle
 from anycost.errors import BuildError, BundleError, ParityError
 from anycost.export import compilers
 from anycost.export.build import Plan, build
-from anycost.export.trace import trace_synthesis
+from anycost.export.trace import trace_mapping, trace_synthesis
 from anycost.weights.random_init import random_network
 
 BACKENDS = ["onnxruntime", "openvino"]
@@ -283,3 +283,25 @@ def test_changed_labels_give_the_bytes_of_a_fresh_build(tmp_path):
     for folder, checkpoint in (("a", small), ("a", named), ("b", named)):
         build(None, Plan("x", [], ["onnxruntime"], networks={"mlp": checkpoint}), tmp_path / folder)
     assert snapshot(tmp_path / "a") == snapshot(tmp_path / "b")
+
+
+@pytest.mark.parametrize("backend", ["onnxruntime", "openvino"])
+def test_engines_keep_the_epsilons(tiny_bundle, tiny_checkpoint, backend):
+    """1e-8 under the roots of the mapping and of the demodulation: at a zero latent and at zero styles it is all there is,
+    and an exporter that drops it gives NaN there and wrong values near it."""
+    runtime = open_bundle(tiny_bundle)
+    generator = tiny_checkpoint.generator()
+    for z in (np.zeros((1, 64)), np.full((1, 64), 1e-5), np.full((1, 64), 1e-3)):
+        z = z.astype(np.float32)
+        with torch.no_grad():
+            expected = generator.mapping(torch.from_numpy(z)).numpy()
+        assert np.abs(runtime.mapping(z, backend=backend) - expected).max() <= 1e-5 * np.abs(expected).max()
+    assert runtime.generate(z=np.zeros((1, 64)), backend=backend).std() > 1
+
+
+def test_every_root_of_a_traced_graph_has_something_added(tiny_checkpoint):
+    arch, state = tiny_checkpoint.arch, tiny_checkpoint.generator().state_dict()
+    for traced in (trace_mapping(arch, state), trace_synthesis(arch, arch.full(), state, stored_noise=False)):
+        made_by = {output: node.op_type for node in traced.model.graph.node for output in node.output}
+        roots = [node for node in traced.model.graph.node if node.op_type == "Sqrt"]
+        assert roots and all(made_by[node.input[0]] == "Add" for node in roots)
