@@ -44,13 +44,13 @@ def read_boundaries(path: Path) -> Directions:
     Raises InputError, CheckpointError, and BackendError without PyTorch.
     """
     try:
-        from anycost.weights.formats import read_tensors
+        from anycost.weights.formats import read_content
     except ImportError as error:
         raise BackendError(
             f"reading {path.name} needs {error.name}, which is not installed: pip install 'anycost-runtime[export]'"
         ) from None
     try:
-        tensors, _ = read_tensors(path)
+        tensors = read_content(path).groups.get("", {})
     except OSError as error:
         raise InputError(f"{path} cannot be read: {error.strerror or error}") from None
     keys = [key for key in FRIENDLY if key in tensors] + [key for key in tensors if key not in FRIENDLY]

@@ -68,10 +68,16 @@ class Bundle:
 
     def weights(self, network: str = MAPPING) -> Weights:
         """The weights that the engines of a sub-network, ``mapping`` or a part are made from."""
+        found = self.part(network)
+        return Weights(self.path(found[0].weights if found else self.generator.weights))
+
+    def part(self, name: str) -> tuple[NetworkRecord, str] | None:
+        """The network that a part called ``name`` (as its engines are) belongs to and the part's own short name; None for
+        the mapping and for sub-networks."""
         for record in self.manifest.networks:
-            if any(part.name == network for part in record.parts):
-                return Weights(self.path(record.weights))
-        return Weights(self.path(self.generator.weights))
+            if any(part.name == name for part in record.parts):
+                return record, name[len(record.name) + 1 :]
+        return None
 
     def subnet(self, name: str) -> SubnetRecord:
         """Raises BundleError that lists the known names."""

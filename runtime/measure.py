@@ -66,13 +66,12 @@ def _once(bundle: Bundle, network: str, backend: str, threads: int) -> Callable[
     """Load an engine and return what runs it once: from z to the image for a sub-network, one sample for a part."""
     from anycost.runtime.runtime import Runtime  # the runtime imports this module to profile
 
-    for record in bundle.manifest.networks:
-        for part in record.parts:
-            if part.name == network:
-                loaded = LoadedNetwork(bundle, record, None, threads, backend)
-                inputs = inputs_of(part, 1)
-                short = network[len(record.name) + 1 :]
-                return lambda: loaded.run(short, inputs)
+    found = bundle.part(network)
+    if found:
+        record, short = found
+        loaded = LoadedNetwork(bundle, record, None, threads, backend)
+        inputs = inputs_of(record.part(short), 1)
+        return lambda: loaded.run(short, inputs)
     z = np.random.RandomState(0).standard_normal((1, bundle.generator.architecture.style_dim)).astype(np.float32)
     session = Runtime(bundle, threads=threads).session(network, backend)
     return lambda: session.image(z)

@@ -93,11 +93,11 @@ def verify(runtime: Runtime, progress: Callable[[str, int, int], None] | None = 
 def _outputs(runtime: Runtime, engine: EngineRecord) -> dict[str, Array]:
     """What an engine makes of the stored samples."""
     bundle = runtime.bundle
-    for record in bundle.manifest.networks:
-        for part in record.parts:
-            if part.name == engine.network:
-                loaded = LoadedNetwork(bundle, record, None, runtime.threads, engine.backend)
-                return loaded.run(part.name[len(record.name) + 1 :], inputs_of(part))
+    found = bundle.part(engine.network)
+    if found:
+        record, short = found
+        loaded = LoadedNetwork(bundle, record, None, runtime.threads, engine.backend)
+        return loaded.run(short, inputs_of(record.part(short)))
     stored = bundle.tensors(bundle.generator.latents)
     if engine.network == MAPPING:
         folder = bundle.path(engine.folder)

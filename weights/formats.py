@@ -69,16 +69,6 @@ def read_content(path: Path) -> Content:
     return Content({group: _unprefixed(tensors) for group, tensors in found.items()}, metadata, kind)
 
 
-def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Tensors of the group "g_ema", else of the plain state dict, and the metadata. Raises as ``read_content`` does."""
-    content = read_content(path)
-    for group in ("g_ema", ""):
-        if group in content.groups:
-            return content.groups[group], content.metadata
-    listed = ", ".join(list(content.groups)[:8])
-    raise CheckpointError(f"{path} holds {listed}: a state dict, or one under 'g_ema', was expected")
-
-
 def _unprefixed(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     for prefix in (*_WRAPPERS, *_WRAPPERS):  # one may be around the other
         inner = {name: tensor for name, tensor in tensors.items() if name != _AVERAGED}

@@ -95,6 +95,8 @@ def generate(
         else:
             out.print(escape(f"{len(seeds)} images of {images.shape[1]} px in {paths[0].parent}"), highlight=False)
         return
+    if which is not None:
+        raise InputError("--which is for generators without sub-networks: choose a sub-network with --subnet")
     if runtime.unmeasured(limit):
         with bar(err, "measuring this device once", quiet=as_json) as progress:
             runtime.profile(parts=False, progress=progress)

@@ -224,6 +224,8 @@ def translate(
             )
         shown: dict[str, Any] = {"file": str(target), "frames": frames}
     else:
+        if style_end is not None or keep_size:
+            raise InputError("--style-end and --keep-size are for videos: leave them out for a picture")
         images = pipeline.translate_image(network, source, styles, fit)
         save_png(images[0] if len(images) == 1 else contact_sheet(images), target)
         shown = {"file": str(target), "styles": len(images)}

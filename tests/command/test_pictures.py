@@ -1,7 +1,6 @@
 """The commands for pictures, codes and checkpoints, as a user types them, on small networks with random weights."""
 
 import json
-import sys
 
 import numpy as np
 import pytest
@@ -9,7 +8,6 @@ import torch
 from PIL import Image
 from small_networks import OTHERS
 
-from anycost import cli
 from anycost.editing.directions import Directions, save
 from anycost.export.build import Plan, build
 from anycost.networks.perceptual import Lpips
@@ -18,21 +16,6 @@ from anycost.weights.random_init import random_checkpoint, random_network
 from anycost.weights.save import save as save_weights
 
 TAGS = ["1girl", "hat", "smile", "tree"]
-
-
-@pytest.fixture
-def anycost(monkeypatch, capsys):
-    def run(*arguments: object) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["anycost", *map(str, arguments)])
-        code = 0
-        try:
-            cli.main()
-        except SystemExit as end:
-            code = end.code or 0
-        printed = capsys.readouterr()
-        return code, printed.out, printed.err
-
-    return run
 
 
 def told(result, *words: str) -> None:
