@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from anycost.editing.directions import Directions
     from anycost.networks.channels import Architecture, Subnet
     from anycost.runtime.manifest import Manifest
+    from anycost.runtime.quality import Quality
     from anycost.weights.checkpoint import Checkpoint, NetworkCheckpoint
 
 Fetched = Callable[[int, int | None], None]
@@ -68,6 +69,7 @@ def build_bundle(
         threads=threads,
         networks=_labelled(networks, arguments.labels),
         directions=_directions(arguments),
+        quality=_quality(arguments),
     )
     return build(generator, plan, output, progress)
 
@@ -137,6 +139,15 @@ def _directions(arguments: BuildArguments) -> Directions | None:
         return read_directions(arguments.directions)
     found = [path for model in arguments.models if (path := catalogue.directions_of(model)) is not None]
     return read_directions(found[0]) if found else None
+
+
+def _quality(arguments: BuildArguments) -> Quality | None:
+    """What was measured of an embedded model's sub-networks."""
+    from anycost.runtime.quality import read
+    from anycost.weights import catalogue
+
+    found = [path for model in arguments.models if (path := catalogue.quality_of(model)) is not None]
+    return read(found[0]) if found else None
 
 
 def _labelled(networks: dict[str, NetworkCheckpoint], labels: Path | None) -> dict[str, NetworkCheckpoint]:

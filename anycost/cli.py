@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from anycost._version import __version__
-from anycost.commands import bundles, checkpoints, images, inspecting, pictures  # noqa: F401 - they add their commands
+from anycost.commands import bundles, checkpoints, images, inspecting, pictures, quality  # noqa: F401 - they add theirs
 from anycost.commands.shared import app, fail
 from anycost.errors import AnycostError
 

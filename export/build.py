@@ -23,6 +23,7 @@ from anycost.editing.directions import Directions, save
 from anycost.errors import BuildError, ParityError
 from anycost.export import parts
 from anycost.export.engines import ENGINE_RECORD, EngineShop
+from anycost.export.figures import keep_quality
 from anycost.export.jobs import Job, MappingJob, PartJob, SubnetJob, part_records
 from anycost.export.reference import Reference
 from anycost.export.trace import Traced
@@ -44,6 +45,7 @@ from anycost.runtime.manifest import (
 )
 from anycost.runtime.parity import views
 from anycost.runtime.profile import default_threads
+from anycost.runtime.quality import Quality
 from anycost.weights.checkpoint import Checkpoint, NetworkCheckpoint
 
 WEIGHTS = "weights/generator.safetensors"
@@ -59,7 +61,7 @@ class Plan:
     """What to build. backends: names, in the order they are built. stored_noise: engines hold the stored noise.
 
     networks: what goes into the bundle beside the generator (or without one), by the names they get there. directions:
-    for editing the generator's images.
+    for editing the generator's images. quality: what was measured of this checkpoint's sub-networks elsewhere.
     """
 
     name: str
@@ -69,6 +71,7 @@ class Plan:
     threads: int = field(default_factory=default_threads)
     networks: Mapping[str, NetworkCheckpoint] = field(default_factory=dict)
     directions: Directions | None = None
+    quality: Quality | None = None
 
 
 def build(checkpoint: Checkpoint | None, plan: Plan, folder: Path, progress: Progress | None = None) -> Manifest:
@@ -157,6 +160,7 @@ class _Builder:
         if not (self.folder / MANIFEST_NAME).is_file() or (self.folder / MANIFEST_NAME).read_bytes() != content:
             write_whole(self.folder / MANIFEST_NAME, content)
         self._remove_others(manifest)
+        keep_quality(self.folder, manifest, self.plan.quality)
         parts.finish(self.folder)
         self._progress("", self.total, self.total)
         return manifest

@@ -32,27 +32,28 @@ def _last(entering: int) -> nn.Sequential:
 class ContextEncoder(nn.Module):
     """Masked image [N, 3, 128, 128] in [-1, 1] -> what belongs in the hole [N, 3, 64, 64] in [-1, 1].
 
-    Five stride-2 convolutions, a 4x4 bottleneck to 2048 numbers, and transposed convolutions back with the encoder's outputs
-    e5, e4, e3, e2 concatenated.
+    Five stride-2 convolutions (f, f, 2f, 4f, 8f channels for f = ``features``), a 4x4 bottleneck to 32f numbers, and
+    transposed convolutions back with the encoder's outputs e5, e4, e3, e2 concatenated. Published with 64 features.
     """
 
     size, patch = 128, 64
 
-    def __init__(self) -> None:
+    def __init__(self, features: int = 64) -> None:
         super().__init__()
-        self.enc1 = _down(3, 64, norm=False)
-        self.enc2 = _down(64, 64)
-        self.enc3 = _down(64, 128)
-        self.enc4 = _down(128, 256)
-        self.enc5 = _down(256, 512)
-        self.bottleneck = nn.Sequential(nn.Conv2d(512, 2048, 4, bias=False), nn.BatchNorm2d(2048), nn.LeakyReLU(0.2))
+        f, deep, code = features, 8 * features, 32 * features
+        self.enc1 = _down(3, f, norm=False)
+        self.enc2 = _down(f, f)
+        self.enc3 = _down(f, 2 * f)
+        self.enc4 = _down(2 * f, 4 * f)
+        self.enc5 = _down(4 * f, deep)
+        self.bottleneck = nn.Sequential(nn.Conv2d(deep, code, 4, bias=False), nn.BatchNorm2d(code), nn.LeakyReLU(0.2))
         self.dec1 = nn.Sequential(
-            nn.ConvTranspose2d(2048, 512, 4, bias=False), nn.BatchNorm2d(512), nn.ReLU(), nn.Dropout(0.2)
+            nn.ConvTranspose2d(code, deep, 4, bias=False), nn.BatchNorm2d(deep), nn.ReLU(), nn.Dropout(0.2)
         )
-        self.dec2 = _up(1024, 256)
-        self.dec3 = _up(512, 128)
-        self.dec4 = _up(256, 64)
-        self.dec5 = _last(128)
+        self.dec2 = _up(2 * deep, 4 * f)
+        self.dec3 = _up(8 * f, 2 * f)
+        self.dec4 = _up(4 * f, f)
+        self.dec5 = _last(2 * f)
 
     def forward(self, masked: Tensor) -> Tensor:
         e2 = self.enc2(self.enc1(masked))
@@ -119,16 +120,18 @@ class SelfAttention(nn.Module):
 
 class PatchDiscriminator(nn.Module):
     """PatchGAN with self-attention after the second layer: image [N, 3, R, R] in [-1, 1] -> probability of being real
-    of each patch, [N, 1, R / 16 - 3, R / 16 - 3]. R is 64 in training (one number an image)."""
+    of each patch, [N, 1, R / 16 - 3, R / 16 - 3]. R is 64 in training (one number an image). Published with 64 features,
+    at least 4: the attention's queries have a quarter of them."""
 
-    def __init__(self) -> None:
+    def __init__(self, features: int = 64) -> None:
         super().__init__()
-        self.layer1 = _down(3, 64, norm=False)
-        self.layer2 = nn.Sequential(*_down(64, 128), nn.Dropout2d(0.25))
-        self.attention = SelfAttention(128)
-        self.layer3 = _down(128, 256)
-        self.layer4 = _down(256, 512)
-        self.layer5 = nn.Conv2d(512, 1, 4, bias=False)
+        f = features
+        self.layer1 = _down(3, f, norm=False)
+        self.layer2 = nn.Sequential(*_down(f, 2 * f), nn.Dropout2d(0.25))
+        self.attention = SelfAttention(2 * f)
+        self.layer3 = _down(2 * f, 4 * f)
+        self.layer4 = _down(4 * f, 8 * f)
+        self.layer5 = nn.Conv2d(8 * f, 1, 4, bias=False)
 
     def forward(self, image: Tensor) -> Tensor:
         x = self.layer3(self.attention(self.layer2(self.layer1(image))))

@@ -17,7 +17,6 @@ from anycost.networks.channels import BASE_CHANNELS
 from anycost.networks.residual import ConvLayer, ResBlock
 from anycost.networks.stylegan2 import Activation, EqualLinear, ModulatedConv2d, ToRGB
 
-STYLE_DIM = 512
 # What the published model has: the base channels, at most 512.
 CHANNELS = {side: min(512, width) for side, width in BASE_CHANNELS.items()}
 
@@ -56,9 +55,9 @@ class Encoder(nn.Module):
 class StyledLayer(nn.Module):
     """StyleGAN2's modulated convolution, bias and leaky ReLU, without noise."""
 
-    def __init__(self, entering: int, leaving: int, up: bool = False):
+    def __init__(self, entering: int, leaving: int, style_dim: int, up: bool = False):
         super().__init__()
-        self.conv = ModulatedConv2d(entering, leaving, 3, STYLE_DIM, up=up)
+        self.conv = ModulatedConv2d(entering, leaving, 3, style_dim, up=up)
         self.activate = Activation(leaving)
         self.leaving = leaving
 
@@ -68,17 +67,17 @@ class StyledLayer(nn.Module):
 
 
 class StyledResBlock(nn.Module):
-    def __init__(self, width: int):
+    def __init__(self, width: int, style_dim: int):
         super().__init__()
-        self.conv1 = StyledLayer(width, width)
-        self.conv2 = StyledLayer(width, width)
+        self.conv1 = StyledLayer(width, width, style_dim)
+        self.conv2 = StyledLayer(width, width, style_dim)
 
     def forward(self, x: Tensor, w: Tensor) -> Tensor:
         return (x + self.conv2(self.conv1(x, w), w)) / sqrt(2)
 
 
 class GansNRoses(nn.Module):
-    """One direction. size: pixels, 256 in the published model. channels: width by resolution.
+    """One direction. size: pixels, 256 in the published model. channels: width by resolution. style_dim: width of the mapping.
 
     ``encode`` once, then ``decode`` its content with as many styles as wanted.
     """
@@ -91,24 +90,25 @@ class GansNRoses(nn.Module):
         n_mlp: int = 5,
         n_res: int = 1,
         channels: Mapping[int, int] = CHANNELS,
+        style_dim: int = 512,
     ):
         super().__init__()
         self.size, self.num_down, self.latent_dim, self.n_mlp, self.n_res = size, num_down, latent_dim, n_mlp, n_res
-        self.channels = dict(channels)
-        entering = [latent_dim] + [STYLE_DIM] * (n_mlp - 1)
-        self.mapping = nn.Sequential(*[EqualLinear(dim, STYLE_DIM, lr_mul=0.01, activate=True) for dim in entering])
+        self.channels, self.style_dim = dict(channels), style_dim
+        entering = [latent_dim] + [style_dim] * (n_mlp - 1)
+        self.mapping = nn.Sequential(*[EqualLinear(dim, style_dim, lr_mul=0.01, activate=True) for dim in entering])
         self.encoder = Encoder(size, latent_dim, num_down, n_res, channels)
         side = size >> num_down
         width = channels[side]
-        self.adain_bottleneck = nn.ModuleList(StyledResBlock(width) for _ in range(n_res))
-        self.conv1 = StyledLayer(width, width)
-        self.to_rgb1 = ToRGB(width, STYLE_DIM, up=False)
+        self.adain_bottleneck = nn.ModuleList(StyledResBlock(width, style_dim) for _ in range(n_res))
+        self.conv1 = StyledLayer(width, width, style_dim)
+        self.to_rgb1 = ToRGB(width, style_dim, up=False)
         self.convs, self.to_rgbs = nn.ModuleList(), nn.ModuleList()
         for _ in range(int(log2(size)) - int(log2(side))):
             side *= 2
-            self.convs.append(StyledLayer(width, channels[side], up=True))
-            self.convs.append(StyledLayer(channels[side], channels[side]))
-            self.to_rgbs.append(ToRGB(channels[side], STYLE_DIM))
+            self.convs.append(StyledLayer(width, channels[side], style_dim, up=True))
+            self.convs.append(StyledLayer(channels[side], channels[side], style_dim))
+            self.to_rgbs.append(ToRGB(channels[side], style_dim))
             width = channels[side]
 
     @property

@@ -18,7 +18,20 @@ def count(shapes: Shapes, pattern: str, start: int = 0) -> int:
 
 def encoder(shapes: Shapes) -> Arguments:
     style_dim = shapes["mean_latent"][0]
-    return {"n_style": shapes["fc.weight"][0] // style_dim, "style_dim": style_dim}
+    return {"n_style": shapes["fc.weight"][0] // style_dim, "style_dim": style_dim, "stages": _stages(shapes)}
+
+
+def attributes(shapes: Shapes) -> Arguments:
+    return {"attributes": shapes["fc.weight"][0] // 2, "stages": _stages(shapes)}
+
+
+def _stages(shapes: Shapes) -> list[tuple[int, int]]:
+    """(blocks, width) of each stage of a bottleneck ResNet."""
+    stages = count(shapes, "layer{}.0.conv1.weight", start=1)
+    return [
+        (count(shapes, f"layer{i}.{{}}.conv1.weight"), shapes[f"layer{i}.0.conv1.weight"][0])
+        for i in range(1, stages + 1)
+    ]
 
 
 def discriminator(shapes: Shapes) -> Arguments:
@@ -63,9 +76,14 @@ def gans_n_roses(shapes: Shapes) -> Arguments:
         "num_down": num_down,
         "latent_dim": shapes["mapping.0.weight"][1],
         "n_mlp": count(shapes, "mapping.{}.weight"),
+        "style_dim": shapes["mapping.0.weight"][0],
         "n_res": blocks - num_down,
         "channels": {size >> i: width for i, width in enumerate(widths)},
     }
+
+
+def context_encoder(shapes: Shapes) -> Arguments:
+    return {"features": shapes["enc1.0.weight"][0]}
 
 
 def dcgan(shapes: Shapes) -> Arguments:

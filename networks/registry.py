@@ -81,7 +81,7 @@ KINDS: tuple[Kind, ...] = (
         make=Encoder,
         is_one=has("mean_latent", "layer4.2.conv3.weight", "fc.weight"),
         infer=infer.encoder,
-        parts=lambda net: [Part((image("image", 256),), (Port("w_plus", (net.n_style, net.style_dim)),))],
+        parts=lambda net: [Part((image("image", net.size),), (Port("w_plus", (net.n_style, net.style_dim)),))],
     ),
     Kind(
         name="attributes",
@@ -90,8 +90,8 @@ KINDS: tuple[Kind, ...] = (
         file="attribute_predictor.pt",
         make=AttributePredictor,
         is_one=_is_predictor,
-        infer=lambda shapes: {"attributes": shapes["fc.weight"][0] // 2},
-        parts=lambda net: [Part((image("image", 256),), (Port("logits", (net.fc.out_features // 2, 2)),))],
+        infer=infer.attributes,
+        parts=lambda net: [Part((image("image", net.size),), (Port("logits", (net.fc.out_features // 2, 2)),))],
         labels=tuple(CELEBA),
     ),
     Kind(
@@ -136,7 +136,7 @@ KINDS: tuple[Kind, ...] = (
         file="names as printed",
         make=ContextEncoder,
         is_one=lambda shapes: has("enc5.0.weight", "dec5.0.weight")(shapes) and "enc6.0.weight" not in shapes,
-        infer=lambda shapes: {},
+        infer=infer.context_encoder,
         parts=lambda net: [Part((image("image", net.size),), (image("patch", net.patch),))],
     ),
     Kind(

@@ -38,18 +38,23 @@ class Bottleneck(nn.Module):
         return F.relu(y + (x if self.downsample is None else self.downsample(x)))
 
 
+# (blocks, width) of each stage.
+Stages = Sequence[tuple[int, int]]
+RESNET50: Stages = ((3, 64), (4, 128), (6, 256), (3, 512))
+
+
 class ResNet(nn.Module):
     """7x7 stride 2, max pool, stages of bottlenecks (stride 2 from the second stage on), mean over the picture, ``fc``.
 
-    stages: (blocks, width) of each. Image [N, 3, H, W] -> [N, outputs].
+    stages: (blocks, width) of each; the stem is as wide as the first. Image [N, 3, H, W] -> [N, outputs].
     """
 
-    def __init__(self, outputs: int, stages: Sequence[tuple[int, int]] = ((3, 64), (4, 128), (6, 256), (3, 512))):
+    def __init__(self, outputs: int, stages: Stages = RESNET50):
         super().__init__()
-        self.conv1 = nn.Conv2d(3, 64, 7, stride=2, padding=3, bias=False)
-        self.bn1 = nn.BatchNorm2d(64)
+        entering = stages[0][1]
+        self.conv1 = nn.Conv2d(3, entering, 7, stride=2, padding=3, bias=False)
+        self.bn1 = nn.BatchNorm2d(entering)
         self.stages = len(stages)
-        entering = 64
         for i, (blocks, width) in enumerate(stages):
             layers = []
             for block in range(blocks):
@@ -70,14 +75,15 @@ class ResNet(nn.Module):
 
 
 class Encoder(ResNet):
-    """Anycost GAN's encoder: image [N, 3, 256, 256] in [-1, 1] -> w+ [N, n_style, style_dim].
+    """Anycost GAN's encoder: image [N, 3, size, size] in [-1, 1] -> w+ [N, n_style, style_dim].
 
-    The network gives the distance to ``mean_latent``, the mean of w, which is a buffer of the checkpoint.
+    The network gives the distance to ``mean_latent``, the mean of w, which is a buffer of the checkpoint. size: the side in
+    pixels of the pictures that it was trained on, which its weights do not tell.
     """
 
-    def __init__(self, n_style: int = 18, style_dim: int = 512):
-        super().__init__(n_style * style_dim)
-        self.n_style, self.style_dim = n_style, style_dim
+    def __init__(self, n_style: int = 18, style_dim: int = 512, stages: Stages = RESNET50, size: int = 256):
+        super().__init__(n_style * style_dim, stages)
+        self.n_style, self.style_dim, self.size = n_style, style_dim, size
         self.register_buffer("mean_latent", torch.zeros(style_dim))
 
     def forward(self, image: Tensor) -> Tensor:
@@ -85,10 +91,14 @@ class Encoder(ResNet):
 
 
 class AttributePredictor(ResNet):
-    """Image [N, 3, 256, 256] in [-1, 1] -> logits [N, attributes, 2] (no, yes); 40 attributes of CelebA in its own order."""
+    """Image [N, 3, size, size] in [-1, 1] -> logits [N, attributes, 2] (no, yes); size as of ``Encoder``.
 
-    def __init__(self, attributes: int = 40):
-        super().__init__(2 * attributes)
+    By default the published one: 40 attributes of CelebA in its own order, 256 px.
+    """
+
+    def __init__(self, attributes: int = 40, stages: Stages = RESNET50, size: int = 256):
+        super().__init__(2 * attributes, stages)
+        self.size = size
 
     def forward(self, image: Tensor) -> Tensor:
         return super().forward(image).reshape(image.shape[0], -1, 2)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,8 @@ from anycost.runtime.manifest import (
     NetworkRecord,
     SubnetRecord,
 )
+from anycost.runtime.quality import QUALITY_NAME, Quality
+from anycost.runtime.quality import read as read_quality
 
 Array = np.ndarray
 
@@ -51,6 +54,53 @@ class Bundle:
             held = ", ".join(network.kind for network in self.manifest.networks)
             raise BundleError(f"{self.folder} holds no elastic generator: it has {held}")
         return self.manifest.generator
+
+    @property
+    def source_sha256(self) -> str:
+        """Of the generator's checkpoint; without one, over those of the other networks."""
+        if self.manifest.generator:
+            return self.manifest.generator.source_sha256
+        sources = sorted(network.source_sha256 for network in self.manifest.networks)
+        return hashlib.sha256("\n".join(sources).encode()).hexdigest()
+
+    @cached_property
+    def quality(self) -> Quality | None:
+        """What was measured and is still of this bundle's sub-networks, engines and networks; None where nothing was.
+
+        Raises BundleError for a damaged file, or one of another checkpoint.
+        """
+        path = self.path(QUALITY_NAME)
+        if not path.exists():
+            return None
+        found = read_quality(path)
+        if found.source_sha256 != self.source_sha256:
+            raise BundleError(
+                f"{path} was measured of another checkpoint ({found.source_sha256[:12]}, not {self.source_sha256[:12]}): "
+                "delete it, or measure again with 'anycost bench quality'"
+            )
+        return self._current(found)
+
+    def with_quality(self, quality: Quality) -> Bundle:
+        """The same bundle with this as its measured quality, whatever its folder holds."""
+        bundle = replace(self)
+        bundle.__dict__["quality"] = self._current(quality)
+        return bundle
+
+    def _current(self, quality: Quality) -> Quality:
+        """Without what a later build has replaced."""
+        nets = {net.name: net.channels for net in self.manifest.generator.subnets} if self.manifest.generator else {}
+        keys = {engine.name: engine.key for engine in self.manifest.engines}
+        networks = {(net.name, net.kind): net.source_sha256 for net in self.manifest.networks}
+        kept = {
+            "subnets": {k: v for k, v in quality.subnets.items() if k in nets and v.channels in (None, nets[k])},
+            "engines": {k: v for k, v in quality.engines.items() if keys.get(k) == v.key},
+            "networks": {
+                k: v
+                for k, v in quality.networks.items()
+                if (k, v.kind) in networks and v.source_sha256 in (None, networks[k, v.kind])
+            },
+        }
+        return quality.model_copy(update=kept)
 
     def network(self, kind: str, name: str | None = None) -> NetworkRecord:
         """The network of a kind, the one called ``name`` where there are several. Raises BundleError."""

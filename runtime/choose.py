@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from anycost.errors import BudgetError
 from anycost.runtime import backends
@@ -10,17 +10,30 @@ from anycost.runtime.budget import Budget
 from anycost.runtime.bundle import Bundle
 from anycost.runtime.manifest import EngineRecord, SubnetRecord
 from anycost.runtime.profile import Measurement, Profile, runnable_engines
+from anycost.runtime.quality import Quality
+
+DISTANCE = "distance to the full network"
 
 
 @dataclass(frozen=True)
 class Row:
-    """One engine of the table. misfit: why it does not fit, empty when it does. chosen: at most one row."""
+    """One engine of the table. misfit: why it does not fit, empty when it does. chosen: at most one row.
+
+    ranked_by: what the rows of a table are ranked by, the smallest first; quality: the sub-network's figure of it, None for
+    the distance in its record.
+    """
 
     subnet: SubnetRecord
     engine: EngineRecord
     measured: Measurement | None
     misfit: str
     chosen: bool = False
+    quality: float | None = None
+    ranked_by: str = DISTANCE
+
+    @property
+    def rank(self) -> float:
+        return self.subnet.distance if self.quality is None else self.quality
 
 
 @dataclass(frozen=True)
@@ -37,10 +50,12 @@ class Choice:
 def choose(
     bundle: Bundle, budget: Budget, profile: Profile | None, *, subnet: str | None = None, backend: str | None = None
 ) -> Choice:
-    """The best quality (smallest distance to the full network) that fits; among equals the fastest.
+    """The best quality that fits; among equals the fastest.
 
-    Where nothing was measured, backends go by their order of preference. subnet, backend: consider only these.
-    Raises BudgetError that names the nearest engine when none fits, BundleError for an unknown sub-network.
+    Quality is the Frechet distance to data, else to the full network's images, where it was measured of every sub-network
+    that is considered; else the distance to the full network that the build measured. Without a profile, backends go by
+    their order of preference. subnet, backend: consider only these. Raises BudgetError that names the nearest engine when
+    none fits, BundleError for an unknown sub-network.
     """
     rows = table(bundle, budget, profile, subnet=subnet, backend=backend)
     fitting = [row for row in rows if not row.misfit]
@@ -51,14 +66,15 @@ def choose(
         )
     best = min(fitting, key=_rank)
     others = len(fitting) - 1
-    reason = f"{best.engine.name} is the smallest distance to the full network ({best.subnet.distance:.4f}) "
+    figure = f"{best.rank:.4f}" if best.quality is None else f"{best.rank:.4g}"
+    reason = f"{best.engine.name} has the smallest {best.ranked_by} ({figure}) "
     reason += f"of {len(fitting)} engines that fit ({budget})" if others else f"that fits ({budget})"
     same = [row for row in fitting if row.subnet.name == best.subnet.name]
     if len(same) > 1:
         reason += "; its fastest backend here" if best.measured else "; no profile, so the preferred backend"
     if best.measured:
         reason += f"; {_figures(best)}"
-    marked = tuple(Row(r.subnet, r.engine, r.measured, r.misfit, r is best) for r in rows)
+    marked = tuple(replace(row, chosen=row is best) for row in rows)
     return Choice(best.subnet, best.engine, best.measured, reason, marked)
 
 
@@ -81,7 +97,19 @@ def table(
         rows.append(Row(net, engine, measured, _misfit(net, measured, budget)))
     if not rows:
         raise BudgetError(f"{bundle.folder} has no engine for {subnet or 'any sub-network'} on backend {backend}")
-    return rows
+    ranked_by, figures = _ranking(bundle.quality, {row.subnet.name for row in rows})
+    return [replace(row, quality=figures.get(row.subnet.name), ranked_by=ranked_by) for row in rows]
+
+
+def _ranking(quality: Quality | None, names: set[str]) -> tuple[str, dict[str, float]]:
+    """What was measured of all of these sub-networks, and its figures; no figures where nothing was."""
+    if quality is not None and names <= set(quality.subnets):
+        nets = {name: quality.subnets[name] for name in names}
+        to_data = {name: net.fd_data.value for name, net in nets.items() if net.fd_data}
+        if len(to_data) == len(names):
+            return f"{quality.measure} to data", to_data
+        return f"{quality.measure} to the full network", {name: net.fd_full.value for name, net in nets.items()}
+    return DISTANCE, {}
 
 
 def _misfit(net: SubnetRecord, measured: Measurement | None, budget: Budget) -> str:
@@ -103,7 +131,7 @@ def _misfit(net: SubnetRecord, measured: Measurement | None, budget: Budget) -> 
 def _rank(row: Row) -> tuple[float, float, float, int]:
     order = backends.BACKENDS.index(row.engine.backend)
     speed = row.measured.p95_ms if row.measured else float("inf")
-    return (row.subnet.distance, -row.subnet.macs, speed, order)
+    return (row.rank, -row.subnet.macs, speed, order)
 
 
 def _excess(row: Row, budget: Budget) -> float:

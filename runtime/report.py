@@ -15,11 +15,11 @@ from anycost.runtime.profile import Measurement
 if TYPE_CHECKING:
     from anycost.runtime.runtime import Runtime
 
-HEADER = ("", "engine", "MACs", "size", "distance", "p50", "p95", "memory", "parity", "note")
+HEADER = ("", "engine", "MACs", "size", "distance", "quality", "p50", "p95", "memory", "parity", "note")
 
 
 def cells(row: Row) -> tuple[str, ...]:
-    """The cells of ``HEADER`` for one engine, with units."""
+    """The cells of ``HEADER`` for one engine, with units. quality: what it is ranked by, where that is not the distance."""
     measured = row.measured
     megabytes = (row.engine.size + row.engine.weights_bytes) / 1e6
     return (
@@ -28,6 +28,7 @@ def cells(row: Row) -> tuple[str, ...]:
         _macs(row.subnet.macs),
         f"{megabytes:.1f} MB",
         f"{row.subnet.distance:.4f}",
+        "-" if row.quality is None else f"{row.ranked_by.split(' to ')[0]} {row.quality:.4g}",
         f"{measured.p50_ms:.2f} ms" if measured else "-",
         f"{measured.p95_ms:.2f} ms" if measured else "-",
         f"{measured.memory_mb:.0f} MB" if measured else "-",
@@ -55,6 +56,8 @@ def values(row: Row) -> dict[str, Any]:
         "engine_bytes": row.engine.size,
         "weights_bytes": row.engine.weights_bytes,
         "distance": row.subnet.distance,
+        "ranked_by": row.ranked_by,
+        "quality": row.rank,
         "parity": row.engine.parity.model_dump(),
         "measured": row.measured.model_dump() if row.measured else None,
         "misfit": row.misfit,

@@ -51,9 +51,18 @@ Progress = Callable[[int, "int | None"], None]
 
 def directions_of(text: str) -> Path | None:
     """The file of editing directions that an embedded model comes with, None for any other name."""
+    return _beside(text, "directions.safetensors")
+
+
+def quality_of(text: str) -> Path | None:
+    """The file of what was measured of an embedded model's sub-networks, None for any other name."""
+    return _beside(text, "quality.json")
+
+
+def _beside(text: str, what: str) -> Path | None:
     if text not in EMBEDDED or Path(text).exists():
         return None
-    with as_file(files("anycost.weights.embedded") / f"{text}.directions.safetensors") as found:
+    with as_file(files("anycost.weights.embedded") / f"{text}.{what}") as found:
         return found if found.is_file() else None
 
 

@@ -25,6 +25,8 @@ MEAN_STYLE = "mean_style"
 # Constants of an implementation that some files hold and others leave out.
 _KERNELS = (".kernel",)
 _COUNTERS = (".num_batches_tracked",)
+# Networks that average over the picture at their end: no shape of a tensor tells its side.
+_SIZED = ("encoder", "attributes")
 _TYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 _ENLARGING = (".blur.kernel", ".upsample.kernel")  # their FIR has gain 4, a shrinking one has gain 1
 
@@ -146,7 +148,7 @@ def _network(
     tensors = kind.prepare(tensors)
     shapes = {key: tuple(tensor.shape) for key, tensor in tensors.items()}
     try:
-        arguments = kind.infer(shapes)
+        arguments = kind.infer(shapes) | (_size(metadata, source) if name in _SIZED else {})
         expected = _meta(lambda: kind.make(**arguments))
     except (LookupError, ValueError, TypeError, RuntimeError, ArithmeticError):
         raise CheckpointError(
@@ -156,6 +158,18 @@ def _network(
     check(tensors, expected, source, f"a network of kind {name}")
     kept = {key: tensor for key, tensor in tensors.items() if not key.endswith(_COUNTERS)}
     return NetworkCheckpoint(kept, name, arguments, source, sha256, metadata)
+
+
+def _size(metadata: Mapping[str, str], source: str) -> Arguments:
+    """The side in pixels that a converted file states; nothing where it states none, as published files do not."""
+    size = _arguments(metadata).get("size")
+    if size is None:
+        return {}
+    if type(size) is not int or size % 32 or not 32 <= size <= 1024:
+        raise CheckpointError(
+            f"{source}: its metadata state pictures of size {size!r:.40}: a multiple of 32 from 32 to 1024 was expected"
+        )
+    return {"size": size}
 
 
 def _without_unused(tensors: dict[str, Tensor], expected: nn.Module) -> dict[str, Tensor]:

@@ -10,6 +10,19 @@ from rich.markup import escape
 from rich.table import Table
 
 from anycost.building import DEFAULT_BACKENDS
+from anycost.commands.quality_options import (
+    DataOption,
+    FeaturesOption,
+    FidOption,
+    ImagesOption,
+    LpipsOption,
+    ProcessesOption,
+    PsiOption,
+    QualityOptions,
+    RayOption,
+    ResizeOption,
+    WorkOption,
+)
 from anycost.commands.shared import (
     BundleArgument,
     JsonOption,
@@ -121,21 +134,47 @@ def build(
 
 
 @app.command()
-def verify(bundle: BundleArgument, threads: ThreadsOption = None, as_json: JsonOption = False) -> None:
+def verify(
+    bundle: BundleArgument,
+    quality: Annotated[
+        bool, typer.Option("--quality", help="Also whether its engines' images are as near to the data. Needs PyTorch.")
+    ] = False,
+    images: ImagesOption = None,
+    data: DataOption = None,
+    fid: FidOption = None,
+    resize: ResizeOption = None,
+    features: FeaturesOption = None,
+    lpips: LpipsOption = None,
+    psi: PsiOption = None,
+    processes: ProcessesOption = None,
+    ray: RayOption = None,
+    work: WorkOption = None,
+    threads: ThreadsOption = None,
+    as_json: JsonOption = False,
+) -> None:
     """Run every engine on this device and compare with the stored reference samples. Needs no PyTorch.
 
-    Exit code 2 when an engine fails.
+    With --quality, the Frechet distance of each engine's images to data may differ from that of its reference's images by no
+    more than the reference differs from itself when other images are drawn. Exit code 2 when an engine fails.
 
     Examples:
 
     - `anycost verify bundle/`
+    - `anycost verify bundle/ --quality --images 500`
+    - `anycost verify bundle/ --quality --data pictures/ --fid pt_inception-2015-12-05-6726825d.pth`
     """
     import anycost
+    from anycost.commands.quality import parity, parity_table, parity_values
 
+    options = QualityOptions(images, psi, data, fid, resize, features, lpips, processes, ray, work)
+    if not quality:
+        options.refuse_all()
     runtime = anycost.open(bundle, threads=threads)
     with bar(err, "verifying", quiet=as_json) as progress:
         checks = runtime.verify(progress)
     failed = [check for check in checks if check.failed]
+    measured = parity_values(parity(runtime, options, as_json)) if quality and not failed else None
+    worse = [row["engine"] for row in measured["engines"] if not row["passed"]] if measured else []
     if as_json:
         rows = [
             {
@@ -147,7 +186,8 @@ def verify(bundle: BundleArgument, threads: ThreadsOption = None, as_json: JsonO
             }
             for c in checks
         ]
-        print_json({"passed": not failed, "engines": rows})
+        shown = {"passed": not failed and not worse, "engines": rows}
+        print_json(shown | ({"quality": measured} if measured else {}))
     else:
         table = Table("engine", "max abs", "PSNR", "SSIM", "", box=None)
         for c in checks:
@@ -158,8 +198,14 @@ def verify(bundle: BundleArgument, threads: ThreadsOption = None, as_json: JsonO
             )
             table.add_row(c.engine, *figures, escape(c.problem) or "passed")
         out.print(table)
+        if measured:
+            out.print(parity_table(measured))
+            text = f"{measured['measure']}, {measured['images']} images; data: {measured['data']}"
+            out.print(escape(text), highlight=False)
     if failed:
         fail(AnycostError(f"{len(failed)} of {len(checks)} engines failed: {failed[0].engine}: {failed[0].problem}"))
+    if worse:
+        fail(AnycostError(f"{len(worse)} engines are not as near to the data as their references: first {worse[0]}"))
 
 
 @app.command()

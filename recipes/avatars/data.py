@@ -8,6 +8,7 @@ exactly the right conditional law: draw z, then exchange the block's maximum wit
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -55,26 +56,52 @@ class Blocks:
 
 @dataclass(frozen=True)
 class Pictures:
-    """images uint8 [N, R, R, 3] and labels int64 [N, attributes]."""
+    """Pictures of one part (train or validation) of one or more folders that render.mjs wrote.
 
-    images: np.ndarray
+    images: memory-mapped uint8 [N_i, R, R, 3], one for every folder. labels: int64 [N, attributes], N = sum of N_i.
+    """
+
+    images: tuple[np.ndarray, ...]
     labels: Tensor
 
     @classmethod
-    def load(cls, folders: list[Path]) -> Pictures:
+    def load(cls, folders: Sequence[Path], part: str = "train") -> Pictures:
+        """Raises SystemExit, which says what to render, for a folder without this part or pictures of several sizes."""
         for folder in folders:
-            if not (folder / "images.npy").is_file():
-                raise SystemExit(f"train: {folder}/images.npy is missing: render it with render.mjs --out {folder}")
-        images = np.concatenate([np.load(folder / "images.npy") for folder in folders])
-        labels = np.concatenate([np.load(folder / "labels.npy") for folder in folders])
+            if not (folder / part / "labels.npy").is_file():
+                raise SystemExit(f"{folder}/{part} holds no pictures: render them with render.mjs --out {folder}")
+        images = tuple(np.load(folder / part / "images.npy", mmap_mode="r") for folder in folders)
+        sides = sorted({array.shape[1] for array in images})
+        if len(sides) != 1:
+            raise SystemExit(f"the pictures have sides of {sides} pixels: render all of one size")
+        labels = np.concatenate([np.load(folder / part / "labels.npy") for folder in folders])
         return cls(images, torch.from_numpy(labels.astype(np.int64)))
 
     def __len__(self) -> int:
-        return len(self.images)
+        return len(self.labels)
 
-    def batch(self, rows: np.ndarray) -> tuple[Tensor, Tensor]:
-        """-> images float [N, 3, R, R] in [-1, 1], labels."""
-        x = torch.from_numpy(self.images[rows]).permute(0, 3, 1, 2).float() / 127.5 - 1
+    @property
+    def side(self) -> int:
+        """Their side in pixels."""
+        return self.images[0].shape[1]
+
+    def pixels(self, rows: np.ndarray) -> np.ndarray:
+        """-> uint8 [N, R, R, 3]."""
+        found = np.empty((len(rows), self.side, self.side, 3), np.uint8)
+        start = 0
+        for array in self.images:
+            here = (rows >= start) & (rows < start + len(array))
+            found[here] = array[rows[here] - start]
+            start += len(array)
+        return found
+
+    def batch(self, rows: np.ndarray, side: int | None = None) -> tuple[Tensor, Tensor]:
+        """-> images float [N, 3, side, side] in [-1, 1] (box averages where side is smaller than theirs), labels."""
+        x = torch.from_numpy(self.pixels(rows)).permute(0, 3, 1, 2).float() / 127.5 - 1
+        if side is not None and side != self.side:
+            if self.side % side:
+                raise SystemExit(f"pictures of {self.side} px cannot be averaged to {side}")
+            x = F.avg_pool2d(x, self.side // side)
         return x, self.labels[torch.from_numpy(rows)]
 
 

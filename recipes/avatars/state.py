@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import copy
-import os
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from anycost.networks.stylegan2 import Generator, ModulatedConv2d
 
-# 64 px, 32 channels there and 256 at most: what two CPU cores can train in an hour or two.
-RESOLUTION, MULTIPLIER, CHANNEL_MAX, STYLE_DIM = 64, 0.125, 256, 256
-_VALUES = ("step", "images", "centre", "spread")
+# 16 channels at 128 px, 32 at 64 px, and 256 at most: what two CPU cores can train in a few hours.
+MULTIPLIER, CHANNEL_MAX, STYLE_DIM = 0.125, 256, 256
+_VALUES = ("step", "images", "centre", "spread", "resolution")
 
 
 @dataclass
@@ -33,10 +34,14 @@ class Run:
     step: int = 0
     images: int = 0
 
+    @property
+    def resolution(self) -> int:
+        return self.generator.arch.resolution
+
     @classmethod
-    def start(cls, device: torch.device) -> Run:
+    def start(cls, device: torch.device, resolution: int) -> Run:
         torch.manual_seed(0)
-        generator = Generator(RESOLUTION, MULTIPLIER, CHANNEL_MAX, STYLE_DIM).to(device)
+        generator = Generator(resolution, MULTIPLIER, CHANNEL_MAX, STYLE_DIM).to(device)
         with torch.no_grad():
             for name, parameter in generator.named_parameters():
                 # Start from one picture for every z and learn to differ: random affines would have to be unlearned first.
@@ -50,6 +55,24 @@ class Run:
             centre=torch.zeros(1, STYLE_DIM, device=device),
             spread=torch.ones((), device=device),
         )
+
+    @torch.no_grad()
+    def begin_from(self, path: Path) -> bool:
+        """Take all that the checkpoint of another run has, at this resolution or a lower one; returns whether layers are new,
+        which stay as they were made.
+
+        The optimizer and the counters start anew.
+        """
+        parts = torch.load(path, weights_only=True, map_location="cpu")
+        state = self.ema.state_dict()
+        known = {name: tensor.shape for name, tensor in parts["ema"].items()}
+        if any(name not in state or state[name].shape != shape for name, shape in known.items()):
+            raise SystemExit(f"{path} holds no generator of this shape at {self.resolution} px or below")
+        # Both start from the average: what the last steps did not settle need not be learned again.
+        for network in (self.generator, self.ema):
+            network.load_state_dict(state | parts["ema"])
+        self.centre, self.spread = parts["centre"], parts["spread"]
+        return len(known) < len(state)
 
     def rate(self, value: float) -> None:
         """Set the learning rate of this step."""
@@ -87,19 +110,30 @@ class Run:
         for name, parameter in self.generator.named_parameters():
             averaged[name].lerp_(parameter, 1 - decay)
 
-    def save(self, path: Path) -> None:
-        """Atomic: a run that is killed while it saves keeps its last checkpoint."""
+    def reorder(self, order: Callable[[Generator], list[Tensor]]) -> None:
+        """Permute the channels of the generator and of its average alike; the optimizer starts anew.
+
+        order: sorts a generator in place and returns its permutations; the average has its own weights, so its own order would
+        differ, and it takes the generator's weights instead.
+        """
+        order(self.generator)
+        self.ema.load_state_dict(self.generator.state_dict())
+        self.optimizer.state.clear()
+
+    def values(self) -> dict[str, Any]:
+        """What a checkpoint holds."""
         parts = {name: getattr(self, name).state_dict() for name in self._stateful()}
-        temporary = path.with_suffix(".part")
-        torch.save(parts | {name: getattr(self, name) for name in _VALUES} | {"rng": torch.get_rng_state()}, temporary)
-        os.replace(temporary, path)
+        return parts | {name: getattr(self, name) for name in _VALUES} | {"rng": torch.get_rng_state()}
 
     def load(self, path: Path) -> None:
         parts = torch.load(path, weights_only=True, map_location="cpu")
+        if parts["resolution"] != self.resolution:
+            raise SystemExit(f"{path} is of {parts['resolution']} px: give --resolution {parts['resolution']}")
         for name in self._stateful():
             getattr(self, name).load_state_dict(parts[name])
         for name in _VALUES:
-            setattr(self, name, parts[name])
+            if name != "resolution":
+                setattr(self, name, parts[name])
         torch.set_rng_state(parts["rng"])
 
     @staticmethod

@@ -7,6 +7,8 @@ from anycost.errors import BudgetError, BundleError
 from anycost.runtime.budget import Budget, parse_latency_ms, parse_memory_mb
 from anycost.runtime.choose import choose
 from anycost.runtime.profile import Measurement, Profile, store_profile, stored_profile
+from anycost.runtime.quality import Interval, Pair, Quality, SubnetQuality
+from anycost.runtime.report import HEADER, cells, values
 
 
 @pytest.fixture
@@ -122,3 +124,57 @@ def test_any_text_is_a_positive_budget_or_refused(text):
             assert parse(text) > 0
         except BudgetError as error:
             assert "\n" not in str(error).replace(text, "")
+
+
+class TestMeasuredQuality:
+    """0.5@32 is made the best by the distance to data and 0.25@16 by that to the full network's images."""
+
+    TO_DATA = {"0.25@16": 30.0, "0.5@32": 5.0, "1@32": 10.0, "odd": 20.0}
+    TO_FULL = {"0.25@16": 0.5, "0.5@32": 4.0, "1@32": 1.0, "odd": 3.0}
+
+    def bundle(self, runtime, to_data=TO_DATA, to_full=TO_FULL):
+        def interval(value):
+            return None if value is None else Interval(value=value, low=value, high=value)
+
+        pair = Pair(psnr_db=30.0, ssim=0.9, distance=0.1)
+        subnets = {
+            name: SubnetQuality(full=pair, fd_full=interval(value), fd_data=interval(to_data.get(name)))
+            for name, value in to_full.items()
+        }
+        source = runtime.bundle.generator.source_sha256
+        quality = Quality(images=9, psi=1, measure="FD-x (y)", distance="d", source_sha256=source, subnets=subnets)
+        return runtime.bundle.with_quality(quality)
+
+    def test_the_distance_to_data_comes_first(self, runtime, profile):
+        choice = choose(self.bundle(runtime), Budget(), profile)
+        assert choice.engine.name == "0.5@32/openvino"
+        assert choice.reason.startswith("0.5@32/openvino has the smallest FD-x (y) to data (5) of 8 engines that fit")
+        assert {row.subnet.name: row.rank for row in choice.rows} == self.TO_DATA
+
+    def test_one_without_it_and_the_distance_to_the_full_network_is_taken(self, runtime, profile):
+        bundle = self.bundle(runtime, to_data=self.TO_DATA | {"odd": None})
+        choice = choose(bundle, Budget(), profile)
+        assert choice.engine.name == "0.25@16/openvino" and "FD-x (y) to the full network (0.5)" in choice.reason
+        # Only what is considered has to have it.
+        assert "to data" in choose(bundle, Budget(), profile, subnet="1@32").reason
+
+    def test_one_that_was_not_measured_and_it_is_the_distance_of_the_build(self, runtime, profile):
+        bundle = self.bundle(runtime, to_full={"0.25@16": 0.5, "0.5@32": 4.0, "1@32": 1.0})
+        choice = choose(bundle, Budget(), profile)
+        assert (
+            choice.engine.name == "1@32/openvino" and "smallest distance to the full network (0.0000)" in choice.reason
+        )
+        assert {row.quality for row in choice.rows} == {None}
+
+    def test_a_budget_is_kept_all_the_same(self, runtime, profile):
+        bundle = self.bundle(runtime)
+        fast = choose(bundle, Budget(latency_ms=0.5), profile).engine.name
+        assert fast == choose(runtime.bundle, Budget(latency_ms=0.5), profile).engine.name != "0.5@32/openvino"
+
+    def test_the_table_shows_what_was_ranked_by(self, runtime, profile):
+        at = HEADER.index("quality")
+        row = next(r for r in choose(self.bundle(runtime), Budget(), profile).rows if r.chosen)
+        assert cells(row)[at] == "FD-x (y) 5"
+        assert (values(row)["quality"], values(row)["ranked_by"]) == (5.0, "FD-x (y) to data")
+        plain = next(r for r in choose(runtime.bundle, Budget(), profile).rows if r.chosen)
+        assert cells(plain)[at] == "-" and values(plain)["quality"] == plain.subnet.distance

@@ -1,0 +1,320 @@
+"""The embedded W+ encoder: python -m recipes.avatars.encoder train --model FILE --data DIR [DIR ...] --out DIR, then ship
+
+As Anycost GAN's encoder (arXiv 2103.03243, section 3.3): squared error and a perceptual distance between a picture and what the
+generator makes of its code, over the full network and a sampled sub-network, so that one code serves all of them. The
+perceptual distance is the pyramid distance (``networks/perceptual.py``), which needs no weights. Rendered and generated
+pictures are mixed, and for both a w is known, which anchors the code where the generator was trained.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import json
+import math
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.nn import functional as F
+
+from anycost.export.deploy import bind, noise_bindings, static_synthesis, synthesis_bindings
+from anycost.networks.channels import RATIOS, Subnet
+from anycost.networks.perceptual import PyramidDistance
+from anycost.networks.resnet import Encoder
+from anycost.networks.stylegan2 import Generator, fir_kernel
+from anycost.weights.checkpoint import read, read_any
+from anycost.weights.save import save
+from recipes.avatars.data import Blocks, Pictures, pyramid
+from recipes.avatars.losses import psnr
+from recipes.avatars.sheet import sides_of
+from recipes.avatars.ship import CREDITS, EMBEDDED
+from recipes.avatars.train import HERE
+from recipes.track import Track
+
+STAGES = ((1, 32), (2, 48), (2, 64), (2, 96))
+SIZE, RATE, DECAY = 128, 2e-3, 1e-4
+CODE, PERCEPTUAL = 1.0, 0.5
+GENERATED = 0.25  # share of generated pictures in a batch
+HELD_OUT = 256
+CARD = """# avatars-encoder: from a face to its code
+
+{credit}
+
+| | |
+|---|---|
+| network | W+ encoder: bottleneck ResNet, stages (blocks, width) {stages} |
+| shape | picture [N, 3, {size}, {size}] in [-1, 1] to w+ [N, {n_style}, {style_dim}] of `avatars` |
+| parameters | {parameters:.2f} million; fp16, {bytes:.1f} MB |
+| data | {pictures} pictures rendered by `recipes/avatars/render.mjs`, a quarter of each batch generated; {held} held out |
+| training | {steps} steps of {batch} pictures; one CPU core |
+| licence | Apache-2.0 for the weights as for the code; the credit line above stays with them |
+
+![Pictures, and what 1@{top}, 0.5@{top} and 0.25@{small} make of their codes](avatars-encoder.png)
+
+## Recipe
+`recipes/avatars/encoder.py`: squared error and pyramid distance (LPIPS-like in its use, never in its values) between a picture
+and the generator's answer to its code, for the full network and a sampled sub-network in every step, plus the squared error of
+the code itself.
+
+## Figures
+{held} held-out pictures, shipped fp16 weights. PSNR (dB) and pyramid distance of a sub-network's answer to the picture at its
+own resolution; *known code* is what the same sub-network makes of the w that belongs to the picture, which is about the best a
+code can do; *agreement* is the PSNR between the sub-network's answer and the full network's, reduced to its side.
+
+| sub-network | PSNR | PSNR of the known code | pyramid distance | agreement |
+|---|--:|--:|--:|--:|
+{table}
+
+## Limits
+Knows drawings of this one style: a photograph gives the nearest avatar it can think of. What the generator cannot draw, its
+codes cannot hold; `anycost project` refines a code where the seconds for it are there.
+"""
+
+
+class Answers:
+    """A frozen generator in its static form: what every ratio makes of w+, at every resolution of the grid, stored noise."""
+
+    def __init__(self, generator: Generator):
+        self.arch = generator.arch
+        self.sides = sides_of(generator)
+        self._kernel = fir_kernel(4.0)[None, None]
+        state = generator.state_dict()
+        self._nets: dict[float, Subnet] = {ratio: self.arch.subnet(self.arch.resolution, ratio) for ratio in RATIOS}
+        self._tensors = {
+            ratio: bind(synthesis_bindings(self.arch, net) | noise_bindings(net), state)
+            for ratio, net in self._nets.items()
+        }
+
+    def __call__(self, w_plus: Tensor, ratio: float) -> dict[int, Tensor]:
+        """w+ [N, n_style, style_dim] -> images [N, 3, side, side] by side."""
+        images = static_synthesis(self._nets[ratio], self._tensors[ratio], w_plus, None, self._kernel)
+        return {image.shape[-1]: image for image in images if image.shape[-1] in self.sides}
+
+
+def losses(
+    encoder: Encoder, answers: Answers, distance: PyramidDistance, x: Tensor, w: Tensor, ratio: float
+) -> dict[str, Tensor]:
+    """Of one batch of pictures [N, 3, size, size] and the w [N, style_dim] that belong to them."""
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        w_plus = encoder(with_noise(x)).float()
+    full, narrow = answers(w_plus, 1.0), answers(w_plus, ratio)
+    targets = pyramid(x, answers.sides)
+    top = answers.sides[-1]
+    found = {
+        "squared": F.mse_loss(full[top], targets[top]),
+        "narrow": sum(F.mse_loss(narrow[side], targets[side]) for side in answers.sides) / len(answers.sides),
+        "perceptual": distance(full[top], targets[top]).mean() + distance(narrow[top // 2], targets[top // 2]).mean(),
+        "code": F.mse_loss(w_plus, w[:, None].expand_as(w_plus)) * w.shape[1] / 10,
+    }
+    found["total"] = found["squared"] + found["narrow"] + PERCEPTUAL * found["perceptual"] / 2 + CODE * found["code"]
+    return found
+
+
+def shown(images: dict[int, Tensor]) -> Tensor:
+    """The largest of ``Answers``, as the encoder sees it: a generator of another resolution is enlarged or reduced."""
+    image = images[max(images)]
+    if image.shape[-1] == SIZE:
+        return image
+    return F.interpolate(image, (SIZE, SIZE), mode="bilinear", antialias=True)
+
+
+def with_noise(x: Tensor) -> Tensor:
+    """As pictures come: a little noise, for the network never sees one that was not rendered here."""
+    return x + 0.02 * torch.randn_like(x)
+
+
+def train(args: argparse.Namespace) -> None:
+    torch.manual_seed(0)
+    generator = read(args.model).generator()
+    answers, distance = Answers(generator), PyramidDistance()
+    blocks, pictures = Blocks.load(HERE / "attributes.json"), Pictures.load(args.data)
+    held = Pictures.load(args.data[:1], "validation")
+    dim = generator.arch.style_dim
+    encoder = Encoder(generator.arch.n_style, dim, STAGES, SIZE).to(memory_format=torch.channels_last)
+    encoder.mean_latent.copy_(generator.mean_style()[0])
+    with torch.no_grad():
+        encoder.fc.weight.mul_(0.1)
+    ema = copy.deepcopy(encoder)
+    optimizer = torch.optim.AdamW(encoder.parameters(), lr=RATE, weight_decay=DECAY)
+    track = Track(args.out, args.minutes)
+    step = 0
+    values = track.load()
+    if values:
+        encoder.load_state_dict(values["network"])
+        ema.load_state_dict(values["ema"])
+        optimizer.load_state_dict(values["optimizer"])
+        step = values["step"]
+    elif args.warm:
+        encoder.load_state_dict(torch.load(args.warm / "checkpoint.pt", weights_only=True)["ema"])
+        encoder.mean_latent.copy_(generator.mean_style()[0])
+        ema.load_state_dict(encoder.state_dict())
+
+    def state() -> dict:
+        parts = {"network": encoder.state_dict(), "ema": ema.state_dict(), "optimizer": optimizer.state_dict()}
+        return parts | {"step": step}
+
+    last, sums = time.monotonic(), {}
+    while step < args.steps and not track.expired:
+        # All of a step's randomness is drawn from its number: a run that was stopped goes on as if it had not been.
+        torch.manual_seed(step)
+        rng = np.random.default_rng(step)
+        encoder.train()
+        for group in optimizer.param_groups:
+            progress = min(1.0, step / args.steps)
+            group["lr"] = RATE * min(1, (step + 1) / 50) * (0.01 + 0.99 * (0.5 + 0.5 * math.cos(math.pi * progress)))
+        x, labels = pictures.batch(rng.integers(0, len(pictures), args.batch), SIZE)
+        with torch.no_grad():
+            w = generator.mapping(blocks.latents_for(labels, dim))
+            made = int(args.batch * GENERATED)
+            if made:
+                z = torch.randn(made, dim)
+                w[:made] = generator.mapping(z)
+                x[:made] = shown(answers(w[:made, None].expand(-1, generator.arch.n_style, -1), 1.0)).clamp(-1, 1)
+        found = losses(encoder, answers, distance, x, w, float(rng.choice(RATIOS[:-1])))
+        optimizer.zero_grad()
+        found["total"].backward()
+        optimizer.step()
+        step += 1
+        average(ema, encoder, min(0.995, (1 + step) / (10 + step)))
+        for name, value in found.items():
+            sums[name] = sums.get(name, 0.0) + value.item() / 50
+        if step % 50 == 0:
+            now = time.monotonic()
+            track.log(
+                stage="encoder",
+                step=step,
+                images_per_s=round(50 * args.batch / (now - last), 1),
+                **{name: round(value, 4) for name, value in sums.items()},
+            )
+            last, sums = now, {}
+        if step % 250 == 0 or step == args.steps:
+            track.log(
+                step=step, psnr_db={n: round(f["psnr"], 2) for n, f in figures(ema, answers, held, None, 64).items()}
+            )
+            last = time.monotonic()
+        if track.due:
+            track.save(state())
+    track.save(state())
+
+
+@torch.no_grad()
+def average(ema: Encoder, encoder: Encoder, decay: float) -> None:
+    """Weights are averaged; the statistics of batch norms, averages themselves, are taken over."""
+    for kept, new in zip(ema.parameters(), encoder.parameters(), strict=True):
+        kept.lerp_(new, 1 - decay)
+    for kept, new in zip(ema.buffers(), encoder.buffers(), strict=True):
+        kept.copy_(new)
+
+
+@torch.no_grad()
+def figures(
+    encoder: Encoder, answers: Answers, held: Pictures, known: Tensor | None, count: int
+) -> dict[str, dict[str, float]]:
+    """By sub-network, over the first ``count`` held-out pictures. known: the w [N, style_dim] that belong to them."""
+    encoder.eval()
+    x, _ = held.batch(np.arange(min(count, len(held))), SIZE)
+    targets = pyramid(x, answers.sides)
+    distance = PyramidDistance()
+    codes = {"": encoder(x)}
+    if known is not None:
+        codes["known_"] = known[: len(x), None].expand(-1, answers.arch.n_style, -1)
+    images = {(key, ratio): answers(code, ratio) for key, code in codes.items() for ratio in RATIOS}
+    full = pyramid(images["", 1.0][answers.sides[-1]], answers.sides)
+    found = {}
+    for net in answers.arch.grid():
+        side, ratio = net.resolution, net.ratio
+        image = images["", ratio][side]
+        row = {f"{key}psnr": psnr(images[key, ratio][side], targets[side]) for key in codes}
+        row["distance"] = float(distance(image.clamp(-1, 1), targets[side]).mean())
+        row["agreement"] = psnr(image, full[side].clamp(-1, 1))
+        found[net.name] = row
+    return found
+
+
+def ship(args: argparse.Namespace) -> None:
+    values = Track(args.out).load()
+    if values is None:
+        raise SystemExit(f"{args.out} holds no checkpoint: train first")
+    generator = read(args.model).generator()
+    arch = generator.arch
+    target = EMBEDDED / "avatars-encoder.safetensors"
+    arguments = {"n_style": arch.n_style, "style_dim": arch.style_dim, "stages": STAGES, "size": SIZE}
+    tensors = {
+        name: tensor.half() for name, tensor in values["ema"].items() if not name.endswith("num_batches_tracked")
+    }
+    metadata = {
+        "network": "encoder",
+        "arguments": json.dumps(arguments, sort_keys=True),
+        "credit": CREDITS["avataaars"],
+        "recipe": "recipes/avatars",
+    }
+    save(target, tensors, metadata)
+    encoder = read_any(target).module()
+    answers, held = Answers(generator), Pictures.load(args.data[:1], "validation")
+    blocks = Blocks.load(HERE / "attributes.json")
+    with torch.no_grad():
+        z = blocks.latents_for(held.labels[:HELD_OUT], arch.style_dim, torch.Generator().manual_seed(7))
+        found = figures(encoder, answers, held, generator.mapping(z), HELD_OUT)
+    lines = [
+        f"| {name} | {f['psnr']:.2f} | {f['known_psnr']:.2f} | {f['distance']:.3f} | {f['agreement']:.2f} |"
+        for name, f in found.items()
+    ]
+    picture(EMBEDDED / "avatars-encoder.png", encoder, answers, held)
+    (EMBEDDED / "avatars-encoder.md").write_text(
+        CARD.format(
+            credit=CREDITS["avataaars"],
+            stages=", ".join(map(str, STAGES)),
+            size=SIZE,
+            top=arch.resolution,
+            small=arch.resolution // 2,
+            n_style=arch.n_style,
+            style_dim=arch.style_dim,
+            parameters=sum(p.numel() for p in encoder.parameters()) / 1e6,
+            bytes=target.stat().st_size / 1e6,
+            pictures=len(Pictures.load(args.data)),
+            held=min(HELD_OUT, len(held)),
+            steps=values["step"],
+            batch=args.batch,
+            table="\n".join(lines),
+        )
+    )
+    print(f"wrote {target}: {found[f'1@{arch.resolution}']}")
+
+
+@torch.no_grad()
+def picture(path: Path, encoder: Encoder, answers: Answers, held: Pictures) -> None:
+    """Rows: eight held-out pictures, and three sub-networks' answers to their codes."""
+    x, _ = held.batch(np.arange(min(8, len(held))), SIZE)
+    w_plus = encoder(x)
+    top = answers.sides[-1]
+    rows = [x, answers(w_plus, 1.0)[top], answers(w_plus, 0.5)[top], answers(w_plus, 0.25)[top // 2]]
+    strips = []
+    for row in rows:
+        row = row.repeat_interleave(SIZE // row.shape[-1], 2).repeat_interleave(SIZE // row.shape[-1], 3)
+        pixels = row.clamp(-1, 1).add(1).mul(127.5).round().byte().permute(0, 2, 3, 1).numpy()
+        strips.append(np.concatenate(list(pixels), axis=1))
+    Image.fromarray(np.concatenate(strips)).save(path, optimize=True)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("do", choices=("train", "ship"))
+    parser.add_argument(
+        "--model", type=Path, default=EMBEDDED / "avatars.safetensors", help="the generator, up to 128 px"
+    )
+    parser.add_argument("--data", type=Path, nargs="+", required=True, help="folders written by render.mjs")
+    parser.add_argument("--out", type=Path, required=True, help="resumed when it has a checkpoint")
+    parser.add_argument("--warm", type=Path, help="folder of an encoder of an earlier generator to begin from")
+    parser.add_argument("--steps", type=int, default=2000)
+    parser.add_argument("--batch", type=int, default=16)
+    parser.add_argument("--minutes", type=float, default=math.inf)
+    args = parser.parse_args()
+    (train if args.do == "train" else ship)(args)
+
+
+if __name__ == "__main__":
+    main()
