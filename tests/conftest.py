@@ -39,3 +39,19 @@ def tiny_bundle(tmp_path_factory, tiny_checkpoint):
     folder = tmp_path_factory.mktemp("tiny") / "bundle"
     build(tiny_checkpoint, Plan("tiny", nets, ["onnxruntime", "openvino"]), folder)
     return folder
+
+
+@pytest.fixture(scope="session")
+def small_bundle(tmp_path_factory, tiny_checkpoint):
+    """The smallest and the full network of the same generator, for ONNX Runtime alone. Not to be written to."""
+    from quality_bundles import build_small
+
+    return build_small(tmp_path_factory.mktemp("small") / "bundle", tiny_checkpoint)
+
+
+@pytest.fixture(scope="session")
+def predictor_file(tmp_path_factory):
+    """An attribute predictor of 32 px, small.safetensors."""
+    from quality_bundles import write_predictor
+
+    return write_predictor(tmp_path_factory.mktemp("predictor") / "small.safetensors")

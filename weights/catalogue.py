@@ -1,4 +1,4 @@
-"""Models by name: the embedded one, and the four that the authors of Anycost GAN published."""
+"""Models by name: the embedded ones, and the four that the authors of Anycost GAN published."""
 
 from __future__ import annotations
 
@@ -18,7 +18,16 @@ from anycost.weights import download
 # kind is generator, encoder or boundary (arXiv 2103.03243, the authors' repository).
 URL_TEMPLATE = "https://hanlab18.mit.edu/projects/anycost-gan/files/{kind}_{name}.pt"
 URL_VARIABLE = "ANYCOST_MODEL_URL"
-EMBEDDED = ("avatars",)
+# The generator, its companions, the same people in another style, and two generators of digits.
+EMBEDDED = (
+    "avatars",
+    "avatars-attributes",
+    "avatars-encoder",
+    "avatars-inpainting",
+    "avatars-micah",
+    "digits-dcgan",
+    "digits-mlp",
+)
 
 
 @dataclass(frozen=True)

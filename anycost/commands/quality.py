@@ -23,7 +23,17 @@ from anycost.commands.quality_options import (
     ResizeOption,
     WorkOption,
 )
-from anycost.commands.shared import BundleArgument, JsonOption, LatencyOption, app, err, limits, out, print_json
+from anycost.commands.shared import (
+    BundleArgument,
+    JsonOption,
+    LatencyOption,
+    ThreadsOption,
+    app,
+    err,
+    limits,
+    out,
+    print_json,
+)
 from anycost.errors import InputError
 from anycost.progress import bar
 
@@ -73,6 +83,7 @@ def quality(
         ),
     ] = None,
     budget: LatencyOption = None,
+    threads: ThreadsOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Measure the quality of every sub-network, engine and other network of a bundle, and store it there.
@@ -94,11 +105,12 @@ def quality(
         raise InputError(f"{output} is not a folder: give a folder for the report with -o")
     options = QualityOptions(images, psi, data, fid, resize, features, lpips, processes, ray, work)
     settings = options.settings(path_pairs=0 if no_ppl else pairs, target=target)
-    runtime = anycost.open(bundle)
-    measured = _measured(runtime, settings, options.pool(), as_json)
+    pool = options.pool(threads)
+    runtime = anycost.open(bundle, threads=threads)
+    measured = _measured(runtime, settings, pool, as_json)
     if not no_store:
         _store(runtime, measured)
-    runtime = anycost.Runtime(runtime.bundle.with_quality(measured))
+    runtime = anycost.Runtime(runtime.bundle.with_quality(measured), threads=threads)
     if runtime.bundle.manifest.generator and (output is not None or runtime.unmeasured(limit)):
         # A report shows quality against latency.
         with bar(err, "measuring this device once", quiet=as_json) as progress:
@@ -121,7 +133,7 @@ def parity(runtime: Runtime, options: QualityOptions, as_json: bool) -> Quality:
     if runtime.bundle.manifest.generator is None:
         raise InputError(f"{runtime.bundle.folder} holds no elastic generator: --quality is of its engines")
     settings = options.settings(path_pairs=0, others=False, stand_in=True)
-    return _measured(runtime, settings, options.pool(), as_json)
+    return _measured(runtime, settings, options.pool(runtime.threads), as_json)
 
 
 def parity_values(measured: Quality) -> dict[str, Any]:

@@ -112,16 +112,18 @@ class QualityOptions:
             **{name: value for name, value in given.items() if value is not None},
         )
 
-    def pool(self) -> Pool:
+    def pool(self, threads: int | None) -> Pool:
+        """threads: of all processes of this machine together."""
         from anycost.benchmarks.quality.pools import LocalPool, RayPool
         from anycost.runtime.profile import default_threads
 
         processes = self.processes or min(2, default_threads())
+        each = None if threads is None else max(1, threads // processes)
         if self.ray is None:
-            return LocalPool(processes)
+            return LocalPool(processes, each)
         if self.processes is not None and self.ray != "local":
             raise InputError(f"--processes are of this machine: leave it out with --ray {self.ray}")
-        return RayPool(self.ray, processes)
+        return RayPool(self.ray, processes, each)
 
 
 def needed() -> None:

@@ -182,7 +182,7 @@ class _Measurement:
             shards.PathTask(own[0].bundle, basis, self.tools, name, chosen.path_pairs, threads)
             for name in (self.subnets if chosen.path_pairs else ())
         ]
-        wanted = [*own, *beside, *paths]
+        wanted: list[shards.Task | shards.PathTask] = [*own, *beside, *paths]
         self.total += len(wanted)
         found = shards.run(wanted, self.work, self.pool, self._progress, self.total)
         self.done = len(wanted)
@@ -220,7 +220,8 @@ class _Measurement:
 
         groups = [group(record) for record in self.bundle.generator.subnets]
         pool = self.pool if full.size >= _WORTH_PROCESSES else LocalPool(1)
-        subnets, engines = {}, {}
+        subnets: dict[str, SubnetQuality] = {}
+        engines: dict[str, EngineQuality] = {}
         self._progress(str(groups[0]), self.done, self.total)
         with closing(pool.run(reduce.figures, groups)) as results:
             for one, (subnet, own) in results:
@@ -243,7 +244,7 @@ class _Measurement:
         if self.settings.target:
             target = gaussian(Pictures.open(self.settings.target).features(self.extract, self.work))
         inputs = networks.Inputs(self.pictures, source, self.settings.first_seed, target)
-        found = {}
+        found: dict[str, NetworkQuality] = {}
         for record in self.others:
             self._progress(record.name, self.done, self.total)
             figures = networks.figures(self.bundle, record, inputs, self.tools, lambda: self.extract, self.pool.threads)

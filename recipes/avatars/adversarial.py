@@ -33,16 +33,16 @@ from recipes.avatars.state import CHANNEL_MAX, MULTIPLIER, STYLE_DIM, Run
 from recipes.avatars.train import HELD_OUT, HERE, answers
 from recipes.track import Track
 
-GENERATOR_RATE, DISCRIMINATOR_RATE = 1e-3, 2e-3
+GENERATOR_RATE, DISCRIMINATOR_RATE = 1e-3, 3e-3
 # The discriminator learns alone first: an untrained one would only add noise to a generator that already draws.
 WARM_UP = 300
-R1_EVERY, R1_GAMMA = 16, 1.0
+R1_EVERY, R1_GAMMA = 16, 0.05
 PATH_EVERY, PATH_STEP, PATH_SIDE, PATH_WEIGHT, PATH_DECAY = 16, 0.05, 32, 0.1, 0.01
 # Of the adversarial loss; the regression loss has weight 1 for each of the four resolutions.
 ADVERSARIAL = 0.1
 DISTILLATION = 0.5
 # How often each resolution is the one that the discriminator sees, the highest first.
-SHARES = (0.4, 0.3, 0.2, 0.1)
+SHARES = (0.5, 0.3, 0.15, 0.05)
 
 
 class Adversary:

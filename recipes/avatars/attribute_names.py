@@ -25,6 +25,8 @@ _SHORT = {
     "clothesColor": "clothes",
     "backgroundColor": "background",
 }
+# An option whose name would be a group's.
+_SAID = {("eyes", "closed"): "shut"}
 # Questions over several options: the attribute and the options that are a yes.
 GROUPS: dict[str, tuple[str, tuple[str, ...]]] = {
     "glasses": ("accessories", ("kurt", "prescription02", "round", "sunglasses", "wayfarers")),
@@ -78,5 +80,5 @@ class Questions:
 
 def _name(attribute: str, slots: Sequence[str], option: str) -> str:
     colours = _COLOURS.get(attribute)
-    said = colours[list(dict.fromkeys(slots)).index(option)] if colours else option
+    said = colours[list(dict.fromkeys(slots)).index(option)] if colours else _SAID.get((attribute, option), option)
     return f"{_SHORT.get(attribute, attribute)}_{said}"

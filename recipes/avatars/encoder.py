@@ -13,6 +13,7 @@ import copy
 import json
 import math
 import time
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -28,6 +29,7 @@ from anycost.networks.resnet import Encoder
 from anycost.networks.stylegan2 import Generator, fir_kernel
 from anycost.weights.checkpoint import read, read_any
 from anycost.weights.save import save
+from recipes.avatars.attributes import STAGES
 from recipes.avatars.data import Blocks, Pictures, pyramid
 from recipes.avatars.losses import psnr
 from recipes.avatars.sheet import sides_of
@@ -35,8 +37,8 @@ from recipes.avatars.ship import CREDITS, EMBEDDED
 from recipes.avatars.train import HERE
 from recipes.track import Track
 
-STAGES = ((1, 32), (2, 48), (2, 64), (2, 96))
-SIZE, RATE, DECAY = 128, 2e-3, 1e-4
+SIZE, RATE, DECAY = 128, 5e-4, 1e-4
+FITTED, RIDGE = 6000, 1e-2  # pictures that the first last layer is fitted on, and how strongly it is kept small
 CODE, PERCEPTUAL = 1.0, 0.5
 GENERATED = 0.25  # share of generated pictures in a batch
 HELD_OUT = 256
@@ -58,7 +60,7 @@ CARD = """# avatars-encoder: from a face to its code
 ## Recipe
 `recipes/avatars/encoder.py`: squared error and pyramid distance (LPIPS-like in its use, never in its values) between a picture
 and the generator's answer to its code, for the full network and a sampled sub-network in every step, plus the squared error of
-the code itself.
+the code itself. It begins with the trunk of `avatars-attributes`, and a last layer fitted to known codes by ridge regression.
 
 ## Figures
 {held} held-out pictures, shipped fp16 weights. PSNR (dB) and pyramid distance of a sub-network's answer to the picture at its
@@ -88,6 +90,8 @@ class Answers:
             ratio: bind(synthesis_bindings(self.arch, net) | noise_bindings(net), state)
             for ratio, net in self._nets.items()
         }
+        for tensors in self._tensors.values():
+            tensors["input"] = tensors["input"].to(memory_format=torch.channels_last)
 
     def __call__(self, w_plus: Tensor, ratio: float) -> dict[int, Tensor]:
         """w+ [N, n_style, style_dim] -> images [N, 3, side, side] by side."""
@@ -136,8 +140,6 @@ def train(args: argparse.Namespace) -> None:
     dim = generator.arch.style_dim
     encoder = Encoder(generator.arch.n_style, dim, STAGES, SIZE).to(memory_format=torch.channels_last)
     encoder.mean_latent.copy_(generator.mean_style()[0])
-    with torch.no_grad():
-        encoder.fc.weight.mul_(0.1)
     ema = copy.deepcopy(encoder)
     optimizer = torch.optim.AdamW(encoder.parameters(), lr=RATE, weight_decay=DECAY)
     track = Track(args.out, args.minutes)
@@ -149,8 +151,14 @@ def train(args: argparse.Namespace) -> None:
         optimizer.load_state_dict(values["optimizer"])
         step = values["step"]
     elif args.warm:
-        encoder.load_state_dict(torch.load(args.warm / "checkpoint.pt", weights_only=True)["ema"])
+        earlier, fresh = torch.load(args.warm / "checkpoint.pt", weights_only=True)["ema"], encoder.state_dict()
+        # The last layer of an encoder for another number of styles does not fit; all before it does.
+        fits = {name: value for name, value in earlier.items() if fresh[name].shape == value.shape}
+        encoder.load_state_dict(fresh | fits)
         encoder.mean_latent.copy_(generator.mean_style()[0])
+        ema.load_state_dict(encoder.state_dict())
+    else:
+        begin(encoder, read_any(EMBEDDED / "avatars-attributes.safetensors").tensors, generator, blocks, pictures)
         ema.load_state_dict(encoder.state_dict())
 
     def state() -> dict:
@@ -199,6 +207,29 @@ def train(args: argparse.Namespace) -> None:
         if track.due:
             track.save(state())
     track.save(state())
+
+
+@torch.no_grad()
+def begin(
+    encoder: Encoder, predictor: Mapping[str, Tensor], generator: Generator, blocks: Blocks, pictures: Pictures
+) -> None:
+    """Take the attribute predictor's trunk, which already tells what w says, and fit the last layer to known codes by ridge
+    regression on its features."""
+    trunk = {name: value.float() for name, value in predictor.items() if not name.startswith("fc.")}
+    encoder.load_state_dict(encoder.state_dict() | trunk)
+    encoder.eval()
+    features, codes = [], []
+    count = min(FITTED, len(pictures))
+    for first in range(0, count, 100):
+        x, labels = pictures.batch(np.arange(first, min(first + 100, count)), SIZE)
+        features.append(encoder.trunk(x))
+        z = blocks.latents_for(labels, encoder.style_dim, torch.Generator().manual_seed(first))
+        codes.append(generator.mapping(z) - encoder.mean_latent)
+    x, y = torch.cat(features), torch.cat(codes)
+    x = torch.cat([x, torch.ones(len(x), 1)], dim=1).double()
+    found = torch.linalg.solve(x.T @ x + RIDGE * len(x) * x.square().mean() * torch.eye(x.shape[1]), x.T @ y.double())
+    encoder.fc.weight.copy_(found[:-1].T.repeat(encoder.n_style, 1))
+    encoder.fc.bias.copy_(found[-1].repeat(encoder.n_style))
 
 
 @torch.no_grad()

@@ -308,8 +308,8 @@ self-attention that sees the patch with its known pixels put back, under noise; 
 running average of those trained, with batch-norm statistics measured for that average.
 
 ```
-.venv/bin/python -m recipes.avatars.inpainting train --data data/train-1 data/train-2 --out data/inpainting
-.venv/bin/python -m recipes.avatars.inpainting ship  --data data/train-1 data/train-2 --out data/inpainting
+.venv/bin/python -m recipes.avatars.inpainting train --data data/avataaars-1 data/avataaars-2 --out data/inpainting
+.venv/bin/python -m recipes.avatars.inpainting ship  --data data/avataaars-1 data/avataaars-2 --out data/inpainting
 ```
 
 ## Figures

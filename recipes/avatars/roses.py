@@ -35,15 +35,15 @@ from recipes.track import Track
 SIZE, LATENT = 64, 8
 SHAPE = {
     "size": SIZE,
-    "num_down": 2,
+    "num_down": 3,
     "latent_dim": LATENT,
     "n_mlp": 3,
     "n_res": 1,
     "channels": {64: 24, 32: 48, 16: 64, 8: 96, 4: 96},
     "style_dim": 128,
 }
-RATE, JUDGE_RATE = 3e-3, 2e-3
-CYCLE, PERCEPTUAL, STYLE, FOUND, NORMAL = 2.0, 0.2, 1.0, 0.5, 0.2
+RATE, JUDGE_RATE = 5e-3, 2e-3
+CYCLE, PERCEPTUAL, STYLE, FOUND, NORMAL = 2.0, 0.2, 1.0, 0.5, 1.0
 FOOLING = 0.1
 R1_EVERY, R1_GAMMA = 16, 1.0
 WAYS = ("a2b", "b2a")
@@ -157,10 +157,13 @@ class Quartet:
 
 
 def normality(styles: Tensor) -> Tensor:
-    """How far a batch of styles [N, latent_dim] is from mean 0 and covariance I; 0 for enough standard normal ones."""
+    """How far a batch of styles [N, latent_dim] is from mean 0, deviation 1 and no correlation; 0 for enough standard normal
+    ones. Of deviations, not variances: at styles that are all alike the gradient of a variance is 0."""
     centred = styles - styles.mean(0)
     covariance = centred.T @ centred / len(styles)
-    return styles.mean(0).square().sum() + (covariance - torch.eye(styles.shape[1])).square().sum()
+    deviation = (covariance.diagonal() + 1e-8).sqrt()
+    correlation = (covariance / deviation[:, None] / deviation).fill_diagonal_(0)
+    return styles.mean(0).square().sum() + (deviation - 1).square().sum() + correlation.square().sum() / len(deviation)
 
 
 def paired_losses(pair: Pair, still: Quartet) -> dict[str, Tensor]:

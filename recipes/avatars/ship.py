@@ -74,15 +74,21 @@ palette: they stand for nobody, and the model says nothing about real faces.
 """
 BUILT = """The picture that belongs to a latent is known, because every attribute owns a block of z and its option is the largest
 coordinate of the block. So the mapping is built, not trained: a winner-take-all competition in every block, which leaves w
-nearly one-hot (`winner.py`). The synthesis network was trained by regression to the rendered pictures at every resolution of the
-grid at once, the full network together with one narrower sub-network a step, the narrower also against the full one's answer
-(distillation), first at 64 px and then, grown by a block, at 128 px; channels are sorted by importance before narrower
-sub-networks join (`train.py`)."""
-SHARPENED = """ Then adversarially (`adversarial.py`): a multi-resolution discriminator conditioned on the architecture vector of
-the sub-network, lazy R1, exponential average, a cheap form of path length, distillation to the full network."""
+nearly one-hot (`winner.py`). The synthesis network was trained by regression to the rendered pictures at every resolution of
+the grid at once, the full network together with one narrower sub-network a step, the narrower also against the full one's
+answer (distillation), first at 64 px and then, grown by a block, at 128 px. Channels are sorted by importance before narrower
+sub-networks join (`train.py`); of this model only those of the 128 px block were, because the 64 px run is older than that step.
+"""
+SHARPENED = """
+Then adversarially (`adversarial.py`): a multi-resolution discriminator conditioned on the architecture vector of the
+sub-network, lazy R1, exponential average, a cheap form of path length, distillation to the full network. In the steps that
+there was time for, the discriminator hardly got past chance (its loss stayed near 2 ln 2 = 1.386, see the log), so the pictures
+are still those of regression: this stage is where a GPU should go on, from its checkpoint.
+"""
 RESTYLED = """Fine-tuned from `avatars` by the same regression, to the same people drawn in the other style: the mapping is the
 same, so a z is the same person in both, and the two networks' layers correspond, which is what blending needs
-(`anycost blend`)."""
+(`anycost blend`).
+"""
 
 
 def main() -> None:

@@ -126,11 +126,12 @@ def test_any_text_is_a_positive_budget_or_refused(text):
             assert "\n" not in str(error).replace(text, "")
 
 
+TO_DATA = {"0.25@16": 30.0, "0.5@32": 5.0, "1@32": 10.0, "odd": 20.0}
+TO_FULL = {"0.25@16": 0.5, "0.5@32": 4.0, "1@32": 1.0, "odd": 3.0}
+
+
 class TestMeasuredQuality:
     """0.5@32 is made the best by the distance to data and 0.25@16 by that to the full network's images."""
-
-    TO_DATA = {"0.25@16": 30.0, "0.5@32": 5.0, "1@32": 10.0, "odd": 20.0}
-    TO_FULL = {"0.25@16": 0.5, "0.5@32": 4.0, "1@32": 1.0, "odd": 3.0}
 
     def bundle(self, runtime, to_data=TO_DATA, to_full=TO_FULL):
         def interval(value):
@@ -149,10 +150,10 @@ class TestMeasuredQuality:
         choice = choose(self.bundle(runtime), Budget(), profile)
         assert choice.engine.name == "0.5@32/openvino"
         assert choice.reason.startswith("0.5@32/openvino has the smallest FD-x (y) to data (5) of 8 engines that fit")
-        assert {row.subnet.name: row.rank for row in choice.rows} == self.TO_DATA
+        assert {row.subnet.name: row.rank for row in choice.rows} == TO_DATA
 
     def test_one_without_it_and_the_distance_to_the_full_network_is_taken(self, runtime, profile):
-        bundle = self.bundle(runtime, to_data=self.TO_DATA | {"odd": None})
+        bundle = self.bundle(runtime, to_data=TO_DATA | {"odd": None})
         choice = choose(bundle, Budget(), profile)
         assert choice.engine.name == "0.25@16/openvino" and "FD-x (y) to the full network (0.5)" in choice.reason
         # Only what is considered has to have it.

@@ -1,11 +1,11 @@
 """quality.json: sealed, of this checkpoint, without what a later build replaced; what a build does with it."""
 
 import json
+import shutil
 import subprocess
 import sys
 
 import pytest
-from quality_bundles import build_small
 
 from anycost.errors import BundleError
 from anycost.export.build import Plan, build
@@ -31,15 +31,14 @@ def interval(value: float) -> Interval:
     return Interval(value=value, low=value / 2, high=value * 2)
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory, tiny_checkpoint):
-    return build_small(tmp_path_factory.mktemp("quality") / "bundle", tiny_checkpoint)
+@pytest.fixture
+def folder(small_bundle, tmp_path):
+    return shutil.copytree(small_bundle, tmp_path / "bundle")
 
 
 @pytest.fixture
 def bundle(folder):
-    yield open_bundle(folder)
-    (folder / QUALITY_NAME).unlink(missing_ok=True)
+    return open_bundle(folder)
 
 
 @pytest.fixture
@@ -98,7 +97,7 @@ def test_a_damaged_file_is_refused_with_a_remedy(bundle, folder, quality, change
 
 def test_figures_of_another_checkpoint_are_refused(bundle, folder, quality):
     write(folder / QUALITY_NAME, quality.model_copy(update={"source_sha256": "0" * 64}))
-    with pytest.raises(BundleError, match="another checkpoint.*anycost bench quality"):
+    with pytest.raises(BundleError, match=r"another checkpoint.*anycost bench quality"):
         _ = bundle.quality
 
 

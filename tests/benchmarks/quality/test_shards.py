@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from quality_bundles import build_small, double, killed, killed_once, process_after, refused, write_predictor
+from quality_bundles import double, killed, killed_once, process_after, refused
 
 from anycost.benchmarks.quality import shards
 from anycost.benchmarks.quality.pools import LocalPool
@@ -17,10 +17,8 @@ from anycost.runtime.bundle import open_bundle
 
 
 @pytest.fixture(scope="module")
-def tasks(tmp_path_factory, tiny_checkpoint):
-    folder = tmp_path_factory.mktemp("shards")
-    bundle = open_bundle(build_small(folder / "bundle", tiny_checkpoint))
-    path = write_predictor(folder / "small.safetensors")
+def tasks(small_bundle, predictor_file):
+    bundle, path = open_bundle(small_bundle), predictor_file
     subnets = [net.name for net in bundle.generator.subnets]
     tools = Tools(features=path, predictor=path)
     engines = ["0.25@16/onnxruntime", "1@32/onnxruntime"]
