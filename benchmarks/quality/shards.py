@@ -22,7 +22,7 @@ import torch
 
 from anycost._version import __version__
 from anycost.benchmarks.quality.features import AvatarFeatures, Extractor
-from anycost.benchmarks.quality.pairs import Distance, pairwise
+from anycost.benchmarks.quality.pairs import HIGHEST_PSNR_DB, Distance, pairwise
 from anycost.benchmarks.quality.path_length import path_length, squared
 from anycost.benchmarks.quality.pools import Pool
 from anycost.benchmarks.quality.sources import Source
@@ -37,6 +37,8 @@ FULL = "full"
 FIGURES = ("psnr_db", "ssim", "distance")
 _MOST_SEEDS, _LEAST_SEEDS, _SHARD_PIXELS = 100, 8, 1 << 25
 _KEY = "key"
+# FIGURES of identical images.
+_IDENTICAL = np.array([[HIGHEST_PSNR_DB], [1.0], [0.0]])
 # End points of path lengths are of other seeds than the images.
 _PATH_SEEDS = 1 << 31
 
@@ -96,9 +98,8 @@ class Task:
             found[f"{subject}|full"] = tools.pair(images, full)
             for engine_name in (one for one in self.engines if one.rsplit("/", 1)[0] == name):
                 made = source.engine(engine_name, w_plus)
-                found[f"{engine(engine_name)}|features"] = tools.extract(made)
-                found[f"{engine(engine_name)}|own"] = own = tools.pair(made, images)
-                found[f"{engine(engine_name)}|full"] = own if same else tools.pair(made, full)
+                known = {what: found[f"{subject}|{what}"] for what in ("features", "full")}
+                found |= {f"{engine(engine_name)}|{k}": v for k, v in tools.engine(made, images, full, known).items()}
         return found
 
 
@@ -240,8 +241,23 @@ class _Tools:
         return found
 
     def pair(self, images: Array, references: Array) -> Array:
+        """[3, N]."""
+        if np.array_equal(images, references):
+            return np.repeat(_IDENTICAL, len(images), axis=1)
         figures = pairwise(images, references, self.distance)
         return np.stack([figures[name] for name in FIGURES])
+
+    def engine(self, made: Array, images: Array, full: Array, known: dict[str, Array]) -> dict[str, Array]:
+        """Of the images that an engine made; known: features and full of its reference's images, which it mostly equals to
+        the last pixel."""
+        found = {name: array.copy() for name, array in known.items()}
+        found["own"] = np.repeat(_IDENTICAL, len(made), axis=1)
+        other = np.flatnonzero((made != images).any(axis=(1, 2, 3)))
+        if len(other):
+            found["features"][other] = self.extract(made[other])
+            found["own"][:, other] = self.pair(made[other], images[other])
+            found["full"][:, other] = self.pair(made[other], full[other])
+        return found
 
 
 # Between the tasks that a process does, of one measurement.

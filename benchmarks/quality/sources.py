@@ -18,13 +18,10 @@ from anycost.networks.stylegan2 import fir_kernel
 from anycost.runtime import latents as latent
 from anycost.runtime.bundle import Bundle
 from anycost.runtime.runtime import Runtime
-from anycost.runtime.session import Session
 from anycost.weights.checkpoint import read
 
 Array = np.ndarray
 _MOST_BATCH, _BATCH_PIXELS = 16, 1 << 20
-# Loading an engine for every few images would take longer than running it.
-_KEPT_BYTES = 512 << 20
 
 
 class Source:
@@ -40,8 +37,6 @@ class Source:
         self.nets = {net.name: self.arch.subnet(net.resolution, net.channels, net.name) for net in record.subnets}
         self._state = self._generator.state_dict()
         self._bound: tuple[Subnet, dict[str, Tensor]] | None = None
-        self._sessions: dict[tuple[str, str], Session] = {}
-        self._kept = 0
 
     def is_full(self, name: str) -> bool:
         net = self.nets[name]
@@ -75,20 +70,9 @@ class Source:
     def engine(self, name: str, w_plus: Array) -> Array:
         """w+ -> uint8 [N, R, R, 3] of the engine called SUBNET/BACKEND."""
         subnet, backend = name.rsplit("/", 1)
-        session = self._session(subnet, backend)
+        session = self._runtime.session(subnet, backend)
         parts = [latent.as_images(session.synthesize(some, None)) for some in _batches(self.nets[subnet], w_plus)]
         return np.concatenate(parts)
-
-    def _session(self, subnet: str, backend: str) -> Session:
-        key = subnet, backend
-        if key in self._sessions:
-            return self._sessions[key]
-        session = self._runtime.session(subnet, backend)
-        size = next(e.weights_bytes for e in self.bundle.engines(subnet) if e.backend == backend)
-        if self._kept + size <= _KEPT_BYTES:
-            self._sessions[key] = session
-            self._kept += size
-        return session
 
 
 def _batches(net: Subnet, w_plus: Array) -> list[Array]:
