@@ -25,8 +25,10 @@ EMBEDDED = (
     "avatars-encoder",
     "avatars-inpainting",
     "avatars-micah",
+    "avatars-to-micah",
     "digits-dcgan",
     "digits-mlp",
+    "micah-to-avatars",
 )
 
 

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -65,7 +69,10 @@ def quality(
     features: FeaturesOption = None,
     lpips: LpipsOption = None,
     psi: PsiOption = None,
-    pairs: Annotated[int, typer.Option(min=1, max=50_000, help="Pairs of latents of a path length.")] = 500,
+    pairs: Annotated[
+        int | None,
+        typer.Option(min=1, max=50_000, help="Pairs of latents of a path length (default 500).", show_default=False),
+    ] = None,
     no_ppl: Annotated[bool, typer.Option("--no-ppl", help="Without path lengths.")] = False,
     processes: ProcessesOption = None,
     ray: RayOption = None,
@@ -103,20 +110,30 @@ def quality(
     limit = limits(budget, None, None, None)
     if output is not None and output.exists() and not output.is_dir():
         raise InputError(f"{output} is not a folder: give a folder for the report with -o")
+    if no_ppl and pairs is not None:
+        raise InputError("--pairs are of the path lengths that --no-ppl leaves out: give one of the two")
     options = QualityOptions(images, psi, data, fid, resize, features, lpips, processes, ray, work)
     settings = options.settings(path_pairs=0 if no_ppl else pairs, target=target)
     pool = options.pool(threads)
     runtime = anycost.open(bundle, threads=threads)
+    # Before the hours of measuring, not after them.
+    if not no_store:
+        _writable(bundle, "add --no-store and -o FOLDER")
+    if output is not None:
+        _writable(output, "give another folder with -o")
     measured = _measured(runtime, settings, pool, as_json)
     if not no_store:
         _store(runtime, measured)
     runtime = anycost.Runtime(runtime.bundle.with_quality(measured), threads=threads)
-    if runtime.bundle.manifest.generator and (output is not None or runtime.unmeasured(limit)):
-        # A report shows quality against latency.
-        with bar(err, "measuring this device once", quiet=as_json) as progress:
-            runtime.profile(parts=False, progress=progress)
-    if output is not None:
-        _report(runtime, measured, limit, output)
+    with _stoppable(
+        lambda: f"the figures are {'not stored' if no_store else f'stored in {bundle}'}, the rest was left out"
+    ):
+        if runtime.bundle.manifest.generator and (output is not None or runtime.unmeasured(limit)):
+            # A report shows quality against latency.
+            with bar(err, "measuring this device once", quiet=as_json) as progress:
+                runtime.profile(parts=False, progress=progress)
+        if output is not None:
+            _report(runtime, measured, limit, output)
     if as_json:
         print_json(_sealed(measured))
         return
@@ -157,10 +174,37 @@ def parity_table(values: dict[str, Any]) -> Table:
 
 
 def _measured(runtime: Runtime, settings: Any, pool: Any, quiet: bool) -> Quality:
-    from anycost.benchmarks.quality.measure import measure
+    from anycost.benchmarks.quality.measure import measure, work_folder
 
-    with bar(err, "measuring quality", quiet=quiet) as progress:
+    def kept() -> str:
+        folder = work_folder(runtime.bundle, settings)
+        count = sum(1 for _ in folder.glob("*.npz"))
+        if not count:
+            return "no part was finished yet"
+        return f"finished parts ({count}) are kept in {folder}, and the same command goes on from there"
+
+    with _stoppable(kept), bar(err, "measuring quality", quiet=quiet) as progress:
         return measure(runtime.bundle, settings, pool, progress)
+
+
+@contextmanager
+def _stoppable(kept: Callable[[], str]) -> Iterator[None]:
+    """An interrupt ends the command with a line on what is left of the work. Typer would end it without a word."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        print(f"anycost: stopped; {kept()}", file=sys.stderr)
+        raise SystemExit(130) from None
+
+
+def _writable(folder: Path, remedy: str) -> None:
+    """Makes the folder. Raises InputError where it cannot be made or written."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"{folder} cannot be written: {error.strerror or error}; {remedy}") from None
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise InputError(f"{folder} cannot be written: this user may not; {remedy}")
 
 
 def _store(runtime: Runtime, measured: Quality) -> None:

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from anycost.benchmarks.quality.features import Extractor
+from anycost.benchmarks.quality.kept import read_arrays
 from anycost.errors import InputError
 from anycost.runtime.files import write_whole
 from anycost.runtime.images import read_image, resize
@@ -54,14 +55,13 @@ class Pictures:
 
     def features(self, extract: Extractor, work: Path) -> Array:
         """float32 [N, D], kept in ``work``. Raises InputError."""
-        path = work / f"data-{hashlib.sha256(f'{extract.identity}{self._state()}'.encode()).hexdigest()[:24]}.npy"
-        try:
-            found: Array = np.load(path, allow_pickle=False)
-            return found
-        except (OSError, ValueError, EOFError):
-            found = np.concatenate([extract(batch) for batch in self._batches()])
+        path = work / f"data-{hashlib.sha256(f'{extract.identity}{self._state()}'.encode()).hexdigest()[:24]}.npz"
+        kept = read_arrays(path).get("features")
+        if kept is not None and kept.shape == (len(self), extract.dim):
+            return kept
+        found = np.concatenate([extract(batch) for batch in self._batches()])
         buffer = io.BytesIO()
-        np.save(buffer, found, allow_pickle=False)
+        np.savez(buffer, allow_pickle=False, features=found)
         try:
             work.mkdir(parents=True, exist_ok=True)
             write_whole(path, buffer.getvalue())

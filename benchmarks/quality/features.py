@@ -6,7 +6,7 @@ is part of the name:
 
 * "pytorch-fid" (github.com/mseitzer/pytorch-fid): bilinear on [0, 1] without a filter, also when making smaller; then 2x - 1.
 * "clean-fid" (github.com/GaParmar/clean-fid): Pillow's bicubic, which filters when making smaller, each channel as floating
-  point and neither rounded nor clipped; then (x - 128) / 128.
+  point; what overshoots is clipped to 0..255 (as its releases do since 2022), nothing is rounded; then (x - 128) / 128.
 """
 
 from __future__ import annotations
@@ -162,10 +162,10 @@ def pytorch_fid_input(images: Array) -> Tensor:
 
 
 def clean_fid_input(images: Array) -> Tensor:
-    """uint8 [N, H, W, 3] -> float32 [N, 3, 299, 299], about [-1, 1], as clean-fid does."""
+    """uint8 [N, H, W, 3] -> float32 [N, 3, 299, 299] in [-1, 127 / 128] as clean-fid does."""
     planes = levels(images).flatten(0, 1).numpy()
     resized = [np.asarray(Image.fromarray(plane).resize((SIDE, SIDE), Image.Resampling.BICUBIC)) for plane in planes]
-    return (torch.from_numpy(np.stack(resized)).unflatten(0, (-1, 3)) - 128) / 128
+    return (torch.from_numpy(np.stack(resized)).clamp(0, 255).unflatten(0, (-1, 3)) - 128) / 128
 
 
 RESIZES: dict[str, Callable[[Array], Tensor]] = {"pytorch-fid": pytorch_fid_input, "clean-fid": clean_fid_input}

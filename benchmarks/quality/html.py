@@ -85,15 +85,15 @@ def page(quality: Quality, rows: Sequence[Row], budget: Budget, pareto_png: byte
         network_tables(quality),
     )
     parts = [
-        f"<header><h1>{_text(title)}</h1>{_facts(quality, rows)}</header>",
+        f"<header><h1>{_text(title)}</h1>{_facts(quality, rows) if quality.subnets else ''}</header>",
         "<main>",
-        _section("Chosen engine", _choice(quality, rows, budget)),
+        _section("Chosen engine", _choice(quality, rows, budget)) if quality.subnets else "",
         _section("Quality and latency", _pareto(quality, pareto_png)) if pareto_png else "",
-        _section("Sub-networks", _table(subnets), "wide"),
+        _section("Sub-networks", _table(subnets), "wide") if subnets.rows else "",
         _section("Engines", _table(engines), "wide") if engines.rows else "",
         _section("Other networks", "".join(map(_table, networks))) if networks else "",
         _section("The same seeds in every sub-network", _sheet(sheet_png)) if sheet_png else "",
-        _section("How to read this", _guide(quality, [subnets, engines, *networks])),
+        _section("How to read this", _guide([table for table in (subnets, engines, *networks) if table.rows])),
         _section("How it was measured", f"<p>{_text(method(quality, rows))}</p>{_origin(quality)}"),
         "</main>",
     ]
@@ -186,7 +186,7 @@ def _cell(text: str) -> str:
     return f"<td>{_text(text)}</td>"
 
 
-def _guide(quality: Quality, tables: Sequence[Table]) -> str:
+def _guide(tables: Sequence[Table]) -> str:
     """In plain words: what is compared with what, and each column of each table."""
     first = (
         "A sub-network is a smaller cut of one full network: fewer channels or a smaller image, so quicker and less like the "

@@ -26,6 +26,7 @@ from anycost.runtime.bundle import Bundle
 from anycost.runtime.files import record_of
 from anycost.runtime.latents import LARGEST_SEED, check_psi
 from anycost.runtime.manifest import SubnetRecord
+from anycost.runtime.pipelines.translate import STYLED
 from anycost.runtime.profile import cache_folder, runnable_engines
 from anycost.runtime.quality import EngineQuality, NetworkQuality, Quality, SubnetQuality
 from anycost.weights import catalogue
@@ -78,12 +79,28 @@ def measure(bundle: Bundle, settings: Settings, pool: Pool | None = None, progre
     return _Measurement(bundle, settings, pool or LocalPool(1), progress or (lambda what, done, total: None)).quality()
 
 
+def work_folder(bundle: Bundle, settings: Settings) -> Path:
+    """Where finished parts are kept: the folder that was given, else one of the cache for exactly these settings."""
+    if settings.work is not None:
+        return settings.work
+    tools = with_files(settings.tools, bundle).described()
+    own = [bundle.manifest_sha256, tools, settings.images, settings.first_seed, settings.psi]
+    own += [settings.engines, settings.stand_in, settings.shard, settings.path_pairs, str(settings.data)]
+    return cache_folder() / "quality" / hashlib.sha256(json.dumps(own, sort_keys=True).encode()).hexdigest()[:32]
+
+
 class _Measurement:
     def __init__(self, bundle: Bundle, settings: Settings, pool: Pool, progress: Steps):
         self.bundle, self.settings, self.pool, self._progress = bundle, settings, pool, progress
         self.tools = with_files(settings.tools, bundle)
         self.pictures = Pictures.open(settings.data) if settings.data else None
         self.others = networks.measured(bundle) if settings.others else []
+        # Opened here, so that a wrong folder is not found out after an hour.
+        self.target = Pictures.open(settings.target) if settings.target else None
+        if self.target and not any(record.kind == STYLED for record in self.others):
+            raise InputError(
+                f"{bundle.folder} holds no translator in many styles: pictures to translate to mean nothing"
+            )
         self.subnets = [net.name for net in bundle.manifest.generator.subnets] if bundle.manifest.generator else []
         self.engines = runnable_engines(bundle) if self.subnets and settings.engines else []
         self.done, self.total = 0, len(self.subnets) + len(self.others)
@@ -125,12 +142,7 @@ class _Measurement:
 
     @cached_property
     def work(self) -> Path:
-        if self.settings.work is not None:
-            return self.settings.work
-        chosen = self.settings
-        own = [self.bundle.manifest_sha256, self.tools.described(), chosen.images, chosen.first_seed, chosen.psi]
-        own += [chosen.engines, chosen.stand_in, chosen.shard, chosen.path_pairs, str(chosen.data)]
-        return cache_folder() / "quality" / hashlib.sha256(json.dumps(own, sort_keys=True).encode()).hexdigest()[:32]
+        return work_folder(self.bundle, self.settings)
 
     def step(self, what: str) -> None:
         self.done += 1
@@ -241,8 +253,8 @@ class _Measurement:
             return {}
         source = Source(self.bundle) if self.subnets else None
         target = None
-        if self.settings.target:
-            target = gaussian(Pictures.open(self.settings.target).features(self.extract, self.work))
+        if self.target:
+            target = gaussian(self.target.features(self.extract, self.work))
         inputs = networks.Inputs(self.pictures, source, self.settings.first_seed, target)
         found: dict[str, NetworkQuality] = {}
         for record in self.others:

@@ -31,7 +31,7 @@ from anycost.runtime.quality import NetworkQuality
 Array = np.ndarray
 KINDS = (STYLED, ANYWHERE, CENTRAL, ENCODER)
 FILLED, ENCODED, TRANSLATED, STYLES = 64, 64, 8, 32
-# How the count of pictures is called in the figures: data, or the generator's own images.
+# How the count of pictures is called in the figures: data, or the generator's own images. ``tables.py`` knows both.
 PICTURES, GENERATED = "pictures", "generated pictures"
 
 

@@ -155,7 +155,7 @@ def _colours(shown: Axes) -> dict[int, str]:
 
 
 def _markers(shown: Axes) -> dict[str, str]:
-    names = sorted({point.row.engine.backend for point in shown.points})
+    names = sorted({point.row.engine.variant for point in shown.points})
     others = [name for name in names if name not in _MARKERS]
     return {n: _MARKERS.get(n) or _OTHER_MARKERS[others.index(n) % len(_OTHER_MARKERS)] for n in names}
 
@@ -169,7 +169,7 @@ def _draw_points(axes: Any, shown: Axes) -> None:
         axes.plot(
             point.x,
             found.value,
-            markers[point.row.engine.backend] if shown.timed else "o",
+            markers[point.row.engine.variant] if shown.timed else "o",
             color=colour,
             markersize=_MARKER,
             markeredgecolor="white",

@@ -9,6 +9,7 @@ import signal
 import traceback
 from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass
+from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
 from typing import Any, Protocol, TypeVar
 
@@ -145,7 +146,7 @@ class _Worker:
         context = multiprocessing.get_context("spawn")
         self._pipe, theirs = context.Pipe()
         self._process = context.Process(target=_serve, args=(theirs, work), daemon=True)
-        with _environment(threads):
+        with _environment(threads), _interrupts_blocked():
             self._process.start()
         theirs.close()
         self.item: Any = None
@@ -231,6 +232,22 @@ def _ray() -> Any:
 def _ended(item: object, code: int | None) -> str:
     how = f" ({signal.Signals(-code).name})" if code is not None and code < 0 else "" if code is None else f" ({code})"
     return f"the process measuring {item} ended {_TRIES} times{how}: it may need more memory; try fewer --processes"
+
+
+@contextlib.contextmanager
+def _interrupts_blocked() -> Iterator[None]:
+    """Processes that are started within never see an interrupt, not even in the seconds before ``_serve``, where Python would
+    print a traceback. One that comes meanwhile is for this process, afterwards."""
+    if not hasattr(signal, "pthread_sigmask"):
+        yield
+        return
+    # Where it is not running yet, starting it would unblock interrupts again.
+    resource_tracker.ensure_running()
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 @contextlib.contextmanager

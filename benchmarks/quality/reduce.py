@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from anycost.benchmarks.quality.frechet import Gaussian, bootstrap, gaussian, parity, self_bound
+from anycost.benchmarks.quality.frechet import Gaussian, bootstrap, paired_bootstrap, parity, self_bound
 from anycost.benchmarks.quality.shards import FIGURES
 from anycost.runtime.quality import EngineQuality, Pair, SubnetQuality
 
@@ -52,13 +52,12 @@ def figures(group: Group) -> tuple[SubnetQuality, dict[str, EngineQuality]]:
     subnet = SubnetQuality(
         channels=group.channels,
         full=_pair(group.full),
-        fd_full=bootstrap(group.features, gaussian(group.full_features), rounds),
+        fd_full=paired_bootstrap(group.features, group.full_features, rounds),
         fd_data=bootstrap(group.features, data, rounds) if data else None,
         ppl=group.ppl,
         consistency=group.consistency,
     )
     bound = self_bound(group.features, data, rounds) if data and group.engines else None
-    own = gaussian(group.features)
     engines = {}
     for name, made in group.engines.items():
         fewer = rounds or _ENGINE_ROUNDS
@@ -66,7 +65,7 @@ def figures(group: Group) -> tuple[SubnetQuality, dict[str, EngineQuality]]:
             key=made.key,
             own=_pair(made.own),
             full=_pair(made.full),
-            fd_own=bootstrap(made.features, own, fewer),
+            fd_own=paired_bootstrap(made.features, group.features, fewer),
             fd_data=bootstrap(made.features, data, fewer) if data else None,
             parity=parity(made.features, group.features, data, bound=bound) if data else None,
         )

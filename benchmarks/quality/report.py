@@ -32,6 +32,9 @@ SHEET_SEEDS = 8
 
 def method(quality: Quality, rows: Sequence[Row]) -> str:
     """One paragraph: the measure, the images, the data, and what was not measured with the reason."""
+    if not quality.subnets:
+        data = f"Data: {quality.data}. " if quality.data else ""
+        return f"{data}Pictures are of 8 bits. The distance is the {quality.distance}. ↑ higher is better, ↓ lower is better."
     first, last = quality.first_seed, quality.first_seed + quality.images - 1
     kind = (
         "" if quality.measure.startswith("FID") else "a Fréchet distance whose figures compare only with each other, "

@@ -10,7 +10,6 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-import zipfile
 from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import dataclass
@@ -22,6 +21,7 @@ import torch
 
 from anycost._version import __version__
 from anycost.benchmarks.quality.features import AvatarFeatures, Extractor
+from anycost.benchmarks.quality.kept import read_arrays
 from anycost.benchmarks.quality.pairs import HIGHEST_PSNR_DB, Distance, pairwise
 from anycost.benchmarks.quality.path_length import path_length, squared
 from anycost.benchmarks.quality.pools import Pool
@@ -214,13 +214,8 @@ def joined(shards: Sequence[dict[str, Array]], name: str) -> Array:
 
 def _read(folder: Path, task: Task | PathTask) -> dict[str, Array] | None:
     """None where it is not there, damaged, or of another task."""
-    try:
-        with np.load(folder / f"{task.name}.npz", allow_pickle=False) as file:
-            if str(file[_KEY]) != task.key:
-                return None
-            return {name: file[name] for name in file.files if name != _KEY}
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zipfile.error):
-        return None
+    found = read_arrays(folder / f"{task.name}.npz")
+    return None if str(found.pop(_KEY, "")) != task.key else found
 
 
 class _Tools:

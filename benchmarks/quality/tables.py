@@ -142,7 +142,8 @@ def network_tables(quality: Quality) -> list[Table]:
 
 def _network_table(name: str, network: NetworkQuality) -> Table:
     figures = dict(network.figures)
-    pictures = figures.pop("pictures", None)
+    # What the figures are of is no figure: it stands in the caption.
+    counts = [f"{figures.pop(key):.0f} {shown}" for key, shown in _COUNTS.items() if key in figures]
     cases: dict[str, dict[str, float]] = {}
     for key, value in figures.items():
         case, _, figure = key.rpartition(".")
@@ -154,9 +155,8 @@ def _network_table(name: str, network: NetworkQuality) -> Table:
         whole = cases.get(case.rpartition(".")[0], {}) | found
         cells = [_figure(figure, whole[figure]) if figure in whole else MISSING for figure in names]
         rows.append((case.replace(".", ", ") or "all", *cells))
-    count = f", {pictures:.0f} pictures" if pictures else ""
     columns = tuple(_figure_column(figure) for figure in names)
-    return Table(f"{name} ({network.kind}{count})", (Column("case"), *columns), tuple(rows))
+    return Table(f"{name} ({', '.join([network.kind, *counts])})", (Column("case"), *columns), tuple(rows))
 
 
 def macs(count: int) -> str:
@@ -209,13 +209,19 @@ def _decimals(value: float, digits: int) -> int:
 
 
 def _fastest(name: str, rows: Iterable[Row]) -> str:
-    timed = [(row.measured, row.engine.backend) for row in rows if row.subnet.name == name and row.measured]
+    timed = [(row.measured, row.engine.variant) for row in rows if row.subnet.name == name and row.measured]
     if not timed:
         return MISSING
     best, backend = min(timed, key=lambda item: item[0].p95_ms)
     return f"{significant(best.p50_ms)} / {milliseconds(best.p95_ms)} ({backend})"
 
 
+# Keys of the record that are counts, as ``networks.py`` and ``translation.py`` name them, and how they are shown.
+_COUNTS = {
+    "pictures": "pictures",
+    "generated pictures": "pictures that the generator made",
+    "styles": "styles of each",
+}
 _FIGURES = {
     "psnr_db": ("PSNR", "of the whole picture, in dB", "higher"),
     "ssim": ("SSIM", "of the whole picture, from 0 to 1", "higher"),
@@ -223,6 +229,7 @@ _FIGURES = {
     "mae": ("MAE", "mean absolute error of the missing pixels, in levels of 0 to 255", "lower"),
     "rmse": ("RMSE", "root mean square error of the missing pixels, in levels of 0 to 255", "lower"),
     "missing": ("missing", "share of the picture that was to be filled", ""),
+    "consistency": ("consistency", "share of recognised attributes of the picture that are kept", "higher"),
     "diversity": ("diversity", "mean distance between two translations of one picture", "higher"),
 }
 
@@ -234,6 +241,6 @@ def _figure_column(name: str) -> Column:
 
 
 def _figure(name: str, value: float) -> str:
-    if name == "missing":
+    if name in ("missing", "consistency"):
         return f"{value:.1%}"
     return f"{value:.1f} dB" if name == "psnr_db" else significant(value)

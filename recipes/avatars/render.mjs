@@ -4,13 +4,14 @@
 // the index of the chosen slot of each attribute in attributes.json), and DIR/data.json, which says what was drawn. Slots are
 // drawn uniformly and independently; an option in several slots is that much likelier. The same seed gives the same pictures,
 // in every style the same people; the two parts are drawn from streams of their own, so more of one does not change the other.
-// --colours-seed takes the four colours from the people of another seed: what translating one face in the colours of another gives.
+// --distinct draws only from options that no other option of the style looks like, of those the first: then a face in one style
+// says what it is in the other. --colours-seed takes the four colours from the people of another seed: what translating one face in the colours of another gives.
 import fs from 'node:fs';
 import path from 'node:path';
 import { parseArgs } from 'node:util';
 import { createAvatar } from '@dicebear/core';
 import { Resvg } from '@resvg/resvg-js';
-import { STYLES } from './styles.mjs';
+import { STYLES, distinctOptions } from './styles.mjs';
 
 const here = path.dirname(new URL(import.meta.url).pathname);
 const { attributes } = JSON.parse(fs.readFileSync(path.join(here, 'attributes.json'), 'utf8'));
@@ -81,14 +82,14 @@ function npyFile(file, shape) {
   };
 }
 
-function drawSlots(random, coloursFrom) {
-  const slots = attributes.map((attribute) => Math.floor(random() * attribute.slots.length));
+function drawSlots(choices, random, coloursFrom) {
+  const slots = choices.map((among) => among[Math.floor(random() * among.length)]);
   if (!coloursFrom) return slots;
-  const others = drawSlots(coloursFrom);
+  const others = drawSlots(choices, coloursFrom);
   return slots.map((slot, a) => (attributes[a].name.endsWith('Color') ? others[a] : slot));
 }
 
-function renderPart(folder, name, count, random, coloursFrom, style, size) {
+function renderPart(folder, name, count, choices, random, coloursFrom, style, size) {
   fs.mkdirSync(folder, { recursive: true });
   const [from, to] = style.viewBox;
   const bytes = size * size * 3;
@@ -96,7 +97,7 @@ function renderPart(folder, name, count, random, coloursFrom, style, size) {
   const labels = npyFile(path.join(folder, 'labels.npy'), [count, attributes.length]);
   const block = Buffer.alloc(ROWS * bytes);
   for (let i = 0; i < count; i++) {
-    const slots = drawSlots(random, coloursFrom);
+    const slots = drawSlots(choices, random, coloursFrom);
     const chosen = Object.fromEntries(attributes.map(({ name, slots: options }, a) => [name, options[slots[a]]]));
     labels.write(Buffer.from(slots));
     const drawn = createAvatar(style.draw, style.options(chosen)).toString();
@@ -121,6 +122,7 @@ function options() {
         size: { type: 'string', default: '128' },
         seed: { type: 'string', default: '0' },
         'colours-seed': { type: 'string' },
+        distinct: { type: 'boolean', default: false },
         style: { type: 'string', default: 'avataaars' },
         out: { type: 'string' },
         help: { type: 'boolean', default: false },
@@ -134,7 +136,7 @@ function options() {
 const values = options();
 if (values.help || !values.out) {
   console.log(
-    'usage: node render.mjs --count N [--validation N] [--size PIXELS] [--seed S] [--colours-seed S] ' +
+    'usage: node render.mjs --count N [--validation N] [--size PIXELS] [--seed S] [--colours-seed S] [--distinct] ' +
       `[--style ${Object.keys(STYLES).join('|')}] --out DIR`,
   );
   process.exit(values.help ? 0 : 2);
@@ -149,12 +151,17 @@ const colours = values['colours-seed'] === undefined ? null : wholeNumber(values
 const style = Object.hasOwn(STYLES, values.style)
   ? STYLES[values.style]
   : fail(`--style ${values.style} is not one of ${Object.keys(STYLES).join(', ')}`);
+// Indices of the slots that may be drawn, by attribute.
+const choices = attributes.map(({ name, slots }) => {
+  const allowed = values.distinct ? distinctOptions(name, slots) : slots;
+  return slots.map((_, slot) => slot).filter((slot) => allowed.includes(slots[slot]));
+});
 try {
   for (const [part, count] of Object.entries(counts)) {
     const [random, other] = [seed, colours].map((from) => (from === null ? null : randomFrom(from ^ PARTS[part])));
-    if (count) renderPart(path.join(values.out, part), part, count, random, other, style, size);
+    if (count) renderPart(path.join(values.out, part), part, count, choices, random, other, style, size);
   }
-  const record = { style: values.style, size, seed, colours_seed: colours, ...counts, attributes };
+  const record = { style: values.style, size, seed, colours_seed: colours, distinct: values.distinct, ...counts, attributes };
   fs.writeFileSync(path.join(values.out, 'data.json'), JSON.stringify(record, null, 1) + '\n');
 } catch (error) {
   if (!error.code) throw error;

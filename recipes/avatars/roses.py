@@ -14,7 +14,7 @@ import argparse
 import copy
 import math
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from math import sqrt
 from pathlib import Path
 
@@ -43,8 +43,9 @@ SHAPE = {
     "style_dim": 128,
 }
 RATE, JUDGE_RATE = 5e-3, 2e-3
-CYCLE, PERCEPTUAL, STYLE, FOUND, NORMAL = 2.0, 0.2, 1.0, 0.5, 1.0
+CYCLE, PERCEPTUAL, STYLE, FOUND, NORMAL = 2.0, 0.2, 1.0, 0.5, 4.0
 FOOLING = 0.1
+MEMORY = 16  # Batches whose styles are remembered.
 R1_EVERY, R1_GAMMA = 16, 1.0
 WAYS = ("a2b", "b2a")
 
@@ -59,6 +60,7 @@ class Pair:
     optimizer: torch.optim.Adam
     judge_optimizer: torch.optim.Adam
     step: int = 0
+    recent: dict[str, list[Tensor]] = field(default_factory=lambda: {"a": [], "b": []})
 
     @classmethod
     def start(cls, shape: dict | None = None) -> Pair:
@@ -78,12 +80,21 @@ class Pair:
 
     def values(self) -> dict:
         parts = ("ways", "ema", "judges", "optimizer", "judge_optimizer")
-        return {name: getattr(self, name).state_dict() for name in parts} | {"step": self.step}
+        return {name: getattr(self, name).state_dict() for name in parts} | {
+            "step": self.step,
+            "recent": dict(self.recent),
+        }
 
     def load(self, values: dict) -> None:
         for name in ("ways", "ema", "judges", "optimizer", "judge_optimizer"):
             getattr(self, name).load_state_dict(values[name])
-        self.step = values["step"]
+        self.step, self.recent = values["step"], dict(values["recent"])
+
+    def remembered(self, domain: str, styles: Tensor) -> Tensor:
+        """These styles and those of the batches before, which say more about a distribution than a few can."""
+        found = torch.cat([styles, *self.recent[domain]])
+        self.recent[domain] = [styles.detach(), *self.recent[domain]][:MEMORY]
+        return found
 
     @torch.no_grad()
     def average(self, decay: float) -> None:
@@ -108,8 +119,8 @@ def modulated(conv: ModulatedConv2d, x: Tensor, w: Tensor) -> Tensor:
     return x * rsqrt_plus(energy)[:, :, None, None]
 
 
-def decode(net: GansNRoses, content: Tensor, style: Tensor) -> Tensor:
-    """``GansNRoses.decode`` by ``modulated``."""
+def decode_pyramid(net: GansNRoses, content: Tensor, style: Tensor) -> list[Tensor]:
+    """``GansNRoses.decode`` by ``modulated``, with the image so far at every resolution, the smallest first."""
     w = net.mapping(style)
 
     def styled(layer, x: Tensor) -> Tensor:
@@ -119,13 +130,17 @@ def decode(net: GansNRoses, content: Tensor, style: Tensor) -> Tensor:
     for block in net.adain_bottleneck:
         x = (x + styled(block.conv2, styled(block.conv1, x))) / sqrt(2)
     x = styled(net.conv1, x)
-    image = modulated(net.to_rgb1.conv, x, w) + net.to_rgb1.bias
+    images = [modulated(net.to_rgb1.conv, x, w) + net.to_rgb1.bias]
     kernel = fir_kernel(4.0).expand(3, 1, 4, 4)
     for i, to_rgb in enumerate(net.to_rgbs):
         x = styled(net.convs[2 * i + 1], styled(net.convs[2 * i], x))
-        image = F.conv_transpose2d(image, kernel, stride=2, padding=1, groups=3)
-        image = image + modulated(to_rgb.conv, x, w) + to_rgb.bias
-    return image
+        before = F.conv_transpose2d(images[-1], kernel, stride=2, padding=1, groups=3)
+        images.append(before + modulated(to_rgb.conv, x, w) + to_rgb.bias)
+    return images
+
+
+def decode(net: GansNRoses, content: Tensor, style: Tensor) -> Tensor:
+    return decode_pyramid(net, content, style)[-1]
 
 
 def moved(*images: Tensor) -> tuple[Tensor, ...]:
@@ -167,28 +182,31 @@ def normality(styles: Tensor) -> Tensor:
 
 
 def paired_losses(pair: Pair, still: Quartet) -> dict[str, Tensor]:
-    """Stage one, of one batch."""
+    """Stage one, of one batch. Every resolution is compared, not the largest alone: the small ones learn at once what goes
+    where, and the others from there. That a style does not depend on where its picture is follows from the target, which
+    moves with the content alone."""
     pictures = still.moved()
     ways = pair.ways
     with torch.autocast("cpu", dtype=torch.bfloat16):
         content_a, own_a = ways["a2b"].encode(pictures.a)
         content_b, own_b = ways["b2a"].encode(pictures.b)
-        # The style of the picture where it was: what does not move.
-        _, still_a = ways["a2b"].encode(still.a)
-        _, still_b = ways["b2a"].encode(still.b)
         made = {
-            "a2b": decode(ways["a2b"], content_a, with_noise(still_b)),
-            "b2a": decode(ways["b2a"], content_b, with_noise(still_a)),
+            "a2b": decode_pyramid(ways["a2b"], content_a, with_noise(own_b)),
+            "b2a": decode_pyramid(ways["b2a"], content_b, with_noise(own_a)),
         }
-    own_a, own_b, still_a, still_b = (x.float() for x in (own_a, own_b, still_a, still_b))
     found = {
-        "a2b": image_loss(made["a2b"].float(), pictures.a_as_b),
-        "b2a": image_loss(made["b2a"].float(), pictures.b_as_a),
-        "style": F.mse_loss(own_a, still_a) + F.mse_loss(own_b, still_b),
-        "normal": normality(torch.cat([still_a, own_a])) + normality(torch.cat([still_b, own_b])),
+        "a2b": pyramid_loss(made["a2b"], pictures.a_as_b),
+        "b2a": pyramid_loss(made["b2a"], pictures.b_as_a),
+        "normal": normality(pair.remembered("a", own_a.float())) + normality(pair.remembered("b", own_b.float())),
     }
-    found["total"] = found["a2b"] + found["b2a"] + STYLE * found["style"] + NORMAL * found["normal"] / LATENT
+    found["total"] = found["a2b"] + found["b2a"] + NORMAL * found["normal"] / LATENT
     return found
+
+
+def pyramid_loss(images: list[Tensor], target: Tensor) -> Tensor:
+    """``image_loss`` at every resolution; the largest counts as much as all others together."""
+    losses = [image_loss(image.float(), F.avg_pool2d(target, target.shape[-1] // image.shape[-1])) for image in images]
+    return losses[-1] + sum(losses[:-1], torch.zeros(())) / max(1, len(losses) - 1)
 
 
 def with_noise(style: Tensor) -> Tensor:
@@ -374,7 +392,7 @@ def train(args: argparse.Namespace) -> None:
                 **{name: round(value, 3) for name, value in sums.items()},
             )
             last, sums = now, {}
-        if pair.step % 250 == 0 or pair.step == args.steps:
+        if pair.step % 500 == 0 or pair.step == args.steps:
             track.log(step=pair.step, **figures(pair.ema, held_out))
             sheet(args.out / "sheet.png", pair.ema, held_out.a[:8], held_out.b[:8])
             last = time.monotonic()
@@ -391,9 +409,9 @@ def main() -> None:
     parser.add_argument("--a-as-b", type=Path, required=True, help="a's people in b's style and b's colours")
     parser.add_argument("--b-as-a", type=Path, required=True, help="b's people in a's style and a's colours")
     parser.add_argument("--out", type=Path, required=True, help="resumed when it has a checkpoint")
-    parser.add_argument("--steps", type=int, default=3000)
-    parser.add_argument("--paired-steps", type=int, default=2500, help="steps before stage two joins")
-    parser.add_argument("--batch", type=int, default=16, help="pictures of each style")
+    parser.add_argument("--steps", type=int, default=24000)
+    parser.add_argument("--paired-steps", type=int, default=23000, help="steps before stage two joins")
+    parser.add_argument("--batch", type=int, default=8, help="pictures of each style")
     parser.add_argument("--minutes", type=float, default=math.inf)
     args = parser.parse_args()
     if args.do == "train":

@@ -37,11 +37,11 @@ CARD = """# avatars-to-micah and micah-to-avatars: one content in many styles
 ![Pictures, three random styles, and the style of the picture at the left; first from avataaars, then from micah]({name}.png)
 
 ## Recipe
-`recipes/avatars/roses.py`. The paper trains on unpaired pictures, for days on a GPU; this pair was made in under an hour on one
-CPU core with what rendering allows: what a face looks like in the other manner and in another face's colours is known. {paired}
-steps of regression to it (content from a moved picture, style from another picture, styles kept standard normal), then {both}
-steps with the paper's losses beside it: discriminators that see a picture in several styles, there and back, a random style found
-again. So *style* here is the colours of skin, hair, clothes and background, and *content* the face and its pose.
+`recipes/avatars/roses.py`. The paper trains on unpaired pictures, for days on a GPU; this pair was made in two hours on one
+shared CPU core with what rendering allows: what a face looks like in the other manner and in another face's colours is known.
+{paired} steps of regression to it at every resolution (content from a moved picture, style from another picture, styles kept
+standard normal){both}. So *style* here is the colours of skin, hair, clothes and background, and *content* the face and its
+pose.
 
 ## Figures
 {held} held-out pictures, shipped fp16 weights. *PSNR* is to the rendered translation, in the style of another held-out
@@ -57,8 +57,10 @@ on avataaars alone.
 {table}
 
 ## Limits
-Drawings of these two styles only; a photograph gives a guess. Small things are lost at 64 px, and parts that only one style has
-(hearts for eyes, sunglasses, big hats) come out as the nearest the other can draw.
+Drawings of these two styles only, with features that both can draw (`render.mjs --distinct`); a photograph gives a guess. Faces
+are soft: eyes and mouths are small at 64 px, and regression answers with the mean of what it is not sure of. A style moves
+background and hair surely and skin less: most random styles give brown skin. The style that a translation is in is hardly found
+again in it (style error).
 """
 
 
@@ -115,13 +117,22 @@ def ship(args: argparse.Namespace) -> None:
             held=len(held),
             steps=pair.step,
             paired=min(args.paired_steps, pair.step),
-            both=max(0, pair.step - args.paired_steps),
+            both=_stage_two(pair.step - args.paired_steps),
             batch=args.batch,
             measure=extractor.measure,
             table="\n".join(lines),
         )
     )
     print(f"wrote {', '.join(NAMES[way] for way in WAYS)}: {found}")
+
+
+def _stage_two(steps: int) -> str:
+    if steps <= 0:
+        return "; the paper's own losses (`--paired-steps`) were not used for these weights"
+    return (
+        f", then {steps} steps with the paper's losses beside it: discriminators that see a picture in several styles, there and "
+        "back, a random style found again"
+    )
 
 
 @torch.no_grad()

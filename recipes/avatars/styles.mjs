@@ -29,6 +29,12 @@ const MICAH = {
   },
 };
 
+// The options of an attribute that differ in every style: of those that a style draws alike, the first.
+export function distinctOptions(attribute, options) {
+  const said = (option) => (share(option) && MICAH[attribute]?.[option]) || option;
+  return options.filter((option) => options.find((other) => said(other) === said(option)) === option);
+}
+
 const share = (value) => (value === 'none' || value === 'bald' ? 0 : 100);
 
 // Every visible choice is explicit, so DiceBear's own seed decides nothing.

@@ -3,6 +3,7 @@
 import json
 import shutil
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from PIL import Image
 from anycost.benchmarks.quality.sources import Source
 from anycost.runtime.bundle import open_bundle
 
+PICTURES = Path(__file__).parents[2] / "weights" / "embedded"  # cards and sheets, which are only counted
 FEW = ("--images", 24, "--processes", 1, "--threads", 1)
 
 
@@ -72,7 +74,7 @@ def test_json_for_machines_and_nothing_stored(anycost, folder, features, tmp_pat
     assert code == 0 and err == "" and found["data_count"] == 9 and str(tmp_path) in found["data"]
     assert found["subnets"]["0.25@16"]["ppl"] is None and found["engines"]["1@32/onnxruntime"]["parity"]["passed"]
     assert not (folder / "quality.json").exists() and len(found["sha256"]) == 64
-    assert sorted(path.suffix for path in (tmp_path / "work").iterdir()) == [".npy", ".npz"]
+    assert sorted(path.name[:5] for path in (tmp_path / "work").iterdir()) == ["data-", "shard"]
 
 
 def test_verify_quality_passes(anycost, folder, features):
@@ -107,12 +109,45 @@ def test_verify_quality_finds_a_worse_engine(anycost, folder, features, monkeypa
         (("bench", "quality", "--data", "nowhere"), "nowhere is not a folder"),
         (("bench", "quality", "--ray", "1.2.3.4:5", "--processes", 3), "leave it out with --ray"),
         (("bench", "quality", "--budget", "soon"), "soon"),
+        (("bench", "quality", "--no-ppl", "--pairs", 9), "--pairs are of the path lengths"),
+        (("bench", "quality", "--target", "nowhere"), "nowhere is not a folder"),
+        (("bench", "quality", "--target", PICTURES), "no translator in many styles"),
+        (("bench", "quality", "-o", __file__ + "/report"), "report cannot be written"),
     ],
 )
 def test_what_means_nothing_is_refused_at_once(anycost, small_bundle, predictor_file, arguments, said):
     count = 2 if arguments[0] == "bench" else 1
     more = ("--features", predictor_file) if count == 2 and "--fid" not in arguments else ()
     assert said in refused(anycost(*arguments[:count], small_bundle, *arguments[count:], *more))
+
+
+def test_an_interrupt_says_what_is_kept_and_the_same_command_goes_on(anycost, folder, features, tmp_path, monkeypatch):
+    from anycost.benchmarks.quality import shards
+
+    command = ("bench", "quality", folder, *FEW, *features, "--no-ppl", "--no-store")
+    monkeypatch.setenv("ANYCOST_CACHE", str(tmp_path / "cache"))
+    original, done = shards.perform, []
+
+    def interrupted(task):
+        raise KeyboardInterrupt
+
+    def counted(task):
+        done.append(str(task))
+        return original(task)
+
+    monkeypatch.setattr(shards, "perform", interrupted)
+    code, out, err = anycost(*command, "--json")
+    assert code == 130 and out == "" and err == "anycost: stopped; no part was finished yet\n"
+    monkeypatch.setattr(shards, "perform", counted)
+    with monkeypatch.context() as patch:
+        patch.setattr("anycost.benchmarks.quality.reduce.figures", interrupted)
+        code, out, err = anycost(*command)
+    kept = next((tmp_path / "cache").rglob("shard-000000.npz"))
+    assert code == 130 and out == "" and len(done) == 1 and "Traceback" not in err
+    assert err.splitlines()[-1] == (
+        f"anycost: stopped; finished parts (1) are kept in {kept.parent}, and the same command goes on from there"
+    )
+    assert anycost(*command)[0] == 0 and len(done) == 1
 
 
 @pytest.mark.parametrize("package", ["torch", "torchmetrics"])

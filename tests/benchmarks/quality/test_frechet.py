@@ -11,6 +11,7 @@ from anycost.benchmarks.quality.frechet import (
     bootstrap,
     frechet_distance,
     gaussian,
+    paired_bootstrap,
     parity,
     self_bound,
 )
@@ -127,6 +128,49 @@ def test_coverage_on_synthetic_gaussians():
     # And not by being wide: they are about as wide as the values scatter, 3.9 deviations.
     scatter = np.std([i.value for i in intervals])
     assert 3 < np.mean([i.high - i.low for i in intervals]) / scatter < 5
+
+
+@pytest.mark.parametrize("shape", [(40, 6), (25, 60)])
+def test_paired_rounds_draw_an_image_and_its_reference_together(shape):
+    x, y = draw(*shape, 0), draw(*shape, 1, shift=0.2)
+    state, found = np.random.RandomState(5), []
+    for _ in range(20):
+        drawn = state.randint(shape[0], size=shape[0])
+        found.append(frechet_distance(gaussian(x[drawn]), gaussian(y[drawn])))
+    low, middle, high = np.percentile(found, [5, 50, 95])
+    interval = paired_bootstrap(x, y, rounds=20, seed=5, level=0.9)
+    assert interval.value == frechet_distance(gaussian(x), gaussian(y))
+    assert interval.low == pytest.approx(max(0, interval.value + low - middle), rel=1e-9)
+    assert interval.high == pytest.approx(interval.value + high - middle, rel=1e-9)
+
+
+@pytest.mark.parametrize(("noise", "shift"), [(0.01, 0.02), (0.3, 0.3), (1e-5, 2e-6)])
+def test_paired_intervals_cover_what_other_seeds_give(noise, shift):
+    """From an engine's rounding to a smaller sub-network: 60 sets of 80 seeds of one generator."""
+    mixing = np.random.RandomState(77).standard_normal((8, 8)) * np.logspace(0, -1.5, 8)[:, None]
+
+    def features(seed):
+        return np.random.RandomState(seed).standard_normal((80, 8)) @ mixing
+
+    pairs = [(features(trial) + noise * features(1000 + trial) + shift, features(trial)) for trial in range(60)]
+    values = [frechet_distance(gaussian(x), gaussian(y)) for x, y in pairs]
+    intervals = [paired_bootstrap(*pair, rounds=60, seed=trial) for trial, pair in enumerate(pairs)]
+    assert np.mean([i.low <= np.mean(values) <= i.high for i in intervals]) >= 0.85
+    # 3.9 deviations; more where nothing but chance makes the distance, as its square is resampled.
+    width = np.mean([i.high - i.low for i in intervals])
+    assert 3 < width / np.std(values) < 8
+    # With the references held fixed an interval says nothing of the figure.
+    x, y = pairs[0]
+    fixed = bootstrap(x, gaussian(y), rounds=60)
+    assert fixed.high - fixed.low > 2 * width
+
+
+def test_an_engine_of_the_same_images_has_no_interval():
+    x = draw(30, 6, 0)
+    same = paired_bootstrap(x, x.copy())
+    assert same.low == same.value == same.high < 1e-12
+    with pytest.raises(InputError, match="same seeds"):
+        paired_bootstrap(x, x[1:])
 
 
 def test_parity_passes_for_noise_and_fails_for_another_distribution():

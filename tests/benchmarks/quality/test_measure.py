@@ -196,7 +196,7 @@ class TestNetworks:
 
 
 class TestData:
-    def test_a_folder_of_files_is_the_same_as_an_array(self, predictor_file, tmp_path):
+    def test_a_folder_of_files_is_the_same_as_an_array(self, predictor_file, tmp_path, monkeypatch):
         pictures = np.random.RandomState(0).randint(0, 256, (5, 24, 24, 3)).astype(np.uint8)
         for folder in ("files/deep", "array/validation"):
             (tmp_path / folder).mkdir(parents=True)
@@ -211,6 +211,14 @@ class TestData:
         np.testing.assert_array_equal(found["array"].sample(3, 24), pictures[[0, 2, 4]])
         assert len(list((tmp_path / "work").iterdir())) == 2
         np.testing.assert_array_equal(found["files"].features(extract, tmp_path / "work"), features["files"])
+        # What is kept is taken, unless a bit of it was turned.
+        monkeypatch.setattr(type(extract), "__call__", lambda self, images: np.full((len(images), DIM), 7, np.float32))
+        np.testing.assert_array_equal(found["files"].features(extract, tmp_path / "work"), features["files"])
+        for kept in (tmp_path / "work").iterdir():
+            whole = bytearray(kept.read_bytes())
+            whole[len(whole) // 2] ^= 1
+            kept.write_bytes(whole)
+        assert (found["files"].features(extract, tmp_path / "work") == 7).all()
 
     def test_the_central_square_is_taken_and_sizes_may_differ(self, predictor_file, tmp_path):
         wide = np.zeros((24, 40, 3), np.uint8)

@@ -6,6 +6,7 @@ import torch
 from PIL import Image
 from scipy import ndimage
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
+from torchmetrics.functional.image import structural_similarity_index_measure
 
 from anycost.benchmarks.quality.pairs import lpips, pairwise, pyramid_distance
 from anycost.errors import CheckpointError, InputError
@@ -32,9 +33,8 @@ def test_agrees_with_scikit_image(count, side, size):
     found = pairwise(others, images, DISTANCE)
     assert all(values.shape == (count,) for values in found.values())
     for i in range(count):
-        # torchmetrics computes in float32.
         assert found["psnr_db"][i] == pytest.approx(
-            peak_signal_noise_ratio(images[i], others[i], data_range=255), abs=1e-3
+            peak_signal_noise_ratio(images[i], others[i], data_range=255), abs=1e-5
         )
         expected = structural_similarity(
             images[i],
@@ -45,7 +45,8 @@ def test_agrees_with_scikit_image(count, side, size):
             sigma=1.5,
             use_sample_covariance=False,
         )
-        assert found["ssim"][i] == pytest.approx(expected, abs=1e-4)
+        # scikit-image computes uint8 in float64.
+        assert found["ssim"][i] == pytest.approx(expected, abs=1e-6)
     x, y = (torch.from_numpy(z).permute(0, 3, 1, 2) / 127.5 - 1 for z in (others, images))
     np.testing.assert_allclose(found["distance"], PyramidDistance()(x, y).numpy(), rtol=1e-5)
 
@@ -54,10 +55,24 @@ def test_identical_images_are_100_db():
     images = pictures(2, 32)
     found = pairwise(images, images, DISTANCE)
     assert np.array_equal(found["psnr_db"], [100, 100]) and np.array_equal(found["distance"], [0, 0])
-    np.testing.assert_allclose(found["ssim"], 1, atol=1e-6)
+    np.testing.assert_allclose(found["ssim"], 1, atol=1e-12)
     nearly = images.copy()
     nearly[0, 5, 5, 0] ^= 1
     assert 80 < pairwise(nearly, images, DISTANCE)["psnr_db"][0] < 100
+
+
+def test_ssim_of_nearly_identical_bright_images():
+    """Where float32 is worst: large levels, small variances."""
+    images = 240 + pictures(2, 40) // 64
+    nearly = images.copy()
+    nearly[:, 20, 20] += 1
+    found = pairwise(nearly, images, DISTANCE)["ssim"]
+    options = {"gaussian_weights": True, "sigma": 1.5, "use_sample_covariance": False, "channel_axis": 2}
+    expected = [structural_similarity(a, b, data_range=255, **options) for a, b in zip(nearly, images, strict=True)]
+    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-9)
+    x, y = (torch.from_numpy(z).permute(0, 3, 1, 2).double() for z in (nearly, images))
+    _, local = structural_similarity_index_measure(x, y, data_range=255.0, reduction="none", return_full_image=True)
+    np.testing.assert_allclose(found, local[:, :, 5:-5, 5:-5].mean([1, 2, 3]), rtol=0, atol=1e-9)
 
 
 def test_smaller_images_are_enlarged_first():

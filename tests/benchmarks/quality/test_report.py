@@ -1,4 +1,5 @@
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 
 import numpy as np
@@ -47,7 +48,9 @@ def rows(timed=True) -> list[Row]:
             engine = EngineRecord(
                 network=name,
                 backend=backend,
-                target="cpu-x86_64",
+                targets=("cpu-x86_64",),
+                inputs={},
+                outputs={},
                 precision="fp32",
                 folder=f"engines/{name}",
                 key="a" * 64,
@@ -60,7 +63,15 @@ def rows(timed=True) -> list[Row]:
             misfit = f"p95 {p95 * speed:.2f} ms is above 9" if p95 * speed > 9 else ""
             chosen = engine.name == "0.5@64/openvino"
             found.append(
-                Row(net, engine, times if timed else None, misfit if timed else "", chosen, 20.5, "FD-avatar to data")
+                Row(
+                    net,
+                    engine,
+                    times if timed else None,
+                    misfit if timed else "",
+                    chosen=chosen,
+                    quality=20.5,
+                    ranked_by="FD-avatar to data",
+                )
             )
     return found
 
@@ -156,6 +167,22 @@ def test_figures_of_other_networks_by_case():
     assert cells(text, "central") == [["24.3 dB", "25.0%"]]
     assert cells(text, "central, border mean") == [["20.0 dB", "25.0%"]]  # the same masks
     assert report.markdown(quality(), rows()).count("|---|") == 2
+
+
+@pytest.mark.parametrize(
+    ("figures", "caption", "titles"),
+    [
+        ({"pictures": 200.0, "styles": 32.0, "diversity": 0.2}, "200 pictures, 32 styles of each", ["diversity ↑"]),
+        ({"generated pictures": 64.0, "consistency": 0.991}, "64 pictures that the generator made", ["consistency ↑"]),
+    ],
+)
+def test_counts_are_in_the_caption_and_are_no_figures(figures, caption, titles):
+    found = quality(networks={"net": NetworkQuality(kind="encoder", figures={"psnr_db": 20.0} | figures)})
+    (table,) = tables.network_tables(found)
+    assert table.caption == f"net (encoder, {caption})"
+    assert [column.title for column in table.columns] == ["case", "PSNR ↑", *titles] and len(table.rows) == 1
+    assert table.rows[0][1:] == ("20.0 dB", "99.1%" if "consistency" in figures else "0.200")
+    assert "generated pictures" not in report.markdown(found, rows()) + html.page(found, rows(), BUDGET, b"", b"", "x")
 
 
 def test_what_was_not_measured_is_a_dash_with_the_reason():
@@ -330,6 +357,23 @@ def test_page_without_pictures_or_engines():
     assert not Elements(page).named("img") and "None of 0 engines" in page and "0.5@64" in page
 
 
+def test_report_of_a_bundle_without_generator_is_of_its_networks_alone():
+    nets = {"net": NetworkQuality(kind="encoder", figures={"psnr_db": 20.0, "pictures": 6.0})}
+    found = quality(subnets={}, engines={}, measure="", networks=nets)
+    page, text = html.page(found, [], Budget(), b"", b"", "others"), report.markdown(found, [])
+    assert len(Elements(page).named("table")) == 1 and "20.0 dB" in page and "20.0 dB" in text
+    for words in (
+        "Chosen engine",
+        "sub-networks",
+        "0 engines",
+        "Sub-networks of the reference",
+        "Fréchet",
+        "FD",
+        "psi",
+    ):
+        assert words not in page + text
+
+
 def test_why_an_engine():
     assert report.why(quality(), rows(), BUDGET) == (
         "Of 6 engines, 3 fit the budget (p95 <= 9 ms), and 0.5@64/openvino has the lowest FD-avatar to data of these, 20.5: "
@@ -349,7 +393,7 @@ def test_text_of_files_is_escaped():
         distance=HOSTILE,
         networks={"net": NetworkQuality(kind="net", figures={HOSTILE: 1.0, f"{HOSTILE}.psnr_db": 1.0})},
     )
-    hostile = [Row(r.subnet, r.engine, r.measured, HOSTILE, r.chosen, 1.0, HOSTILE) for r in rows()]
+    hostile = [replace(row, misfit=HOSTILE, quality=1.0, ranked_by=HOSTILE) for row in rows()]
     page = html.page(found, hostile, BUDGET, b"x", b"y", HOSTILE)
     elements = Elements(page)
     assert not elements.named("script") and not elements.named("a") and page.count("&lt;script&gt;") > 5

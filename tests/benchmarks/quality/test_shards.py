@@ -4,6 +4,7 @@ import os
 import signal
 import time
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
@@ -94,7 +95,9 @@ def test_what_is_finished_is_kept_and_what_is_damaged_is_done_again(tasks, tmp_p
 
     first = tmp_path / "shard-000000.npz"
     whole = first.read_bytes()
-    for damaged in (b"", whole[: len(whole) // 2], whole[:2000] + bytes(64) + whole[2064:]):
+    unknown = bytearray(whole)
+    unknown[whole.rindex(b"PK\x01\x02") + 10] = 99  # a way of compressing that there is none of
+    for damaged in (b"", whole[: len(whole) // 2], whole[:2000] + bytes(64) + whole[2064:], bytes(unknown)):
         first.write_bytes(damaged)
         pool = counting()
         again = shards.run(tasks, tmp_path, pool)
@@ -127,6 +130,13 @@ def test_errors_of_the_work_are_raised_here():
         list(LocalPool(2, 1).run(refused, ["bug", "bug"]))
     with pytest.raises(InputError, match="processes 0"):
         LocalPool(0)
+
+
+def test_processes_see_no_interrupt_from_their_start_on():
+    """Python would print a traceback for one that comes in the seconds before the work."""
+    ((_, blocked), _) = LocalPool(2, 1).run(partial(signal.pthread_sigmask, signal.SIG_BLOCK), [(), ()])
+    assert signal.SIGINT in blocked
+    assert signal.SIGINT not in signal.pthread_sigmask(signal.SIG_BLOCK, ())
 
 
 def test_processes_end_with_the_run_that_they_are_of():
