@@ -19,6 +19,8 @@ $(VENV)/.ready: pyproject.toml anycost/_version.py
 	@echo "installing packages (PyTorch for the CPU, ONNX Runtime, OpenVINO) into $(VENV)"
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check $(TORCH)
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable ".[dev]"
+	@# TensorRT's types. Its libraries, which they ask for, cannot be installed everywhere.
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps "tensorrt-stubs>=10.13,<12"
 	@touch $@
 
 demo: setup

@@ -18,18 +18,23 @@ if TYPE_CHECKING:
     from anycost.weights.checkpoint import Checkpoint, NetworkCheckpoint
 
 Fetched = Callable[[int, int | None], None]
-DEFAULT_BACKENDS = "onnxruntime,openvino"
 
 
 @dataclass(frozen=True)
 class BuildArguments:
-    """As in the command's help. models: ``[NAME=]FILE[:KEY]`` or names of the catalogue."""
+    """As in the command's help. models: ``[NAME=]FILE[:KEY]`` or names of the catalogue. backend: None for the targets' own."""
 
     models: Sequence[str]
     random_init: str | None = None
     subnets: str = "grid"
     channels: Path | None = None
-    backend: str = DEFAULT_BACKENDS
+    backend: str | None = None
+    precision: str = "fp32"
+    target: str | None = None
+    batch: str = "1:1:8"
+    workspace_mb: int | None = None
+    calibration: int | None = None
+    refresh: bool = False
     noise: str = "input"
     labels: Path | None = None
     directions: Path | None = None
@@ -48,12 +53,21 @@ def build_bundle(
         import torch
 
         from anycost.export.build import Plan, build
+        from anycost.export.variants import variants
     except ImportError as error:
         raise BackendError(
             f"building needs {error.name}, which is not installed: pip install 'anycost-runtime[export]'"
         ) from None
     from anycost.runtime.profile import default_threads
 
+    wanted = variants(
+        None if arguments.backend is None else _listed(arguments.backend, "backend"),
+        _listed(arguments.precision, "precision"),
+        [] if arguments.target is None else _listed(arguments.target, "target"),
+        arguments.batch,
+        arguments.workspace_mb,
+        arguments.calibration,
+    )
     for model in arguments.models:
         path = Path(model.rpartition("=")[2].partition(":")[0])
         if path.exists() and path.resolve().is_relative_to(output.resolve()):
@@ -64,12 +78,13 @@ def build_bundle(
     plan = Plan(
         name=_plain(first),
         subnets=_planned(generator.arch, arguments.subnets, arguments.channels) if generator else [],
-        backends=[part.strip() for part in arguments.backend.split(",") if part.strip()] or _none("backend"),
+        variants=wanted,
         stored_noise=arguments.noise == "stored",
         threads=threads,
         networks=_labelled(networks, arguments.labels),
         directions=_directions(arguments),
         quality=_quality(arguments),
+        refresh=arguments.refresh,
     )
     return build(generator, plan, output, progress)
 
@@ -202,5 +217,8 @@ def _plain(name: str) -> str:
     return "".join(c if c.isascii() and (c.isalnum() or c in "._-") else "-" for c in name).lstrip("._-") or "model"
 
 
-def _none(what: str) -> Any:
-    raise InputError(f"no {what} was named")
+def _listed(text: str, what: str) -> list[str]:
+    found = list(dict.fromkeys(part.strip() for part in text.split(",") if part.strip()))
+    if not found:
+        raise InputError(f"no {what} was named")
+    return found

@@ -40,9 +40,9 @@ def write_sheets(runtime: Runtime, choices: dict[str, Choice], folder: Path) -> 
     """A sheet of the same seeds for each choice, and one with every sub-network in a row."""
     paths = []
     for name, choice in choices.items():
-        images = runtime.generate(SEEDS, subnet=choice.subnet.name, backend=choice.engine.backend)
+        images = runtime.generate(SEEDS, subnet=choice.subnet.name, backend=choice.engine.variant)
         paths += save_images(_enlarged(images), SEEDS, folder / name, sheet=True)
-    best = {name: runtime.choose(subnet=name).engine.backend for name in (net.name for net in runtime.subnets)}
+    best = {name: runtime.choose(subnet=name).engine.variant for name in (net.name for net in runtime.subnets)}
     rows = [_enlarged(runtime.generate(SEEDS[:8], subnet=name, backend=backend)) for name, backend in best.items()]
     grid = contact_sheet(np.concatenate(rows), columns=8)
     paths += save_images(grid[None], [0], folder / "every-subnetwork", sheet=True)

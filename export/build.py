@@ -21,15 +21,15 @@ import torch
 from anycost._version import __version__
 from anycost.editing.directions import Directions, save
 from anycost.errors import BuildError, ParityError
-from anycost.export import parts
+from anycost.export import compilers, parts
 from anycost.export.engines import ENGINE_RECORD, EngineShop
 from anycost.export.figures import keep_quality
 from anycost.export.jobs import Job, MappingJob, PartJob, SubnetJob, part_records
 from anycost.export.reference import Reference
 from anycost.export.trace import Traced
+from anycost.export.variants import CALIBRATION_SAMPLES, Variant
 from anycost.networks.channels import Subnet, macs, parameters
 from anycost.networks.registry import BY_NAME
-from anycost.runtime import backends
 from anycost.runtime.bundle import sealed
 from anycost.runtime.files import record_of, write_whole
 from anycost.runtime.manifest import (
@@ -58,20 +58,27 @@ Progress = Callable[[str, int, int], None]
 
 @dataclass(frozen=True)
 class Plan:
-    """What to build. backends: names, in the order they are built. stored_noise: engines hold the stored noise.
+    """What to build. variants: backends and precisions, in the order they are built; a name is
+    that backend in fp32. stored_noise: engines hold the stored noise.
 
     networks: what goes into the bundle beside the generator (or without one), by the names they get there. directions:
-    for editing the generator's images. quality: what was measured of this checkpoint's sub-networks elsewhere.
+    for editing the generator's images. quality: what was measured of this checkpoint's sub-networks elsewhere. refresh: compile
+    again what is finished.
     """
 
     name: str
     subnets: Sequence[Subnet]
-    backends: Sequence[str]
+    variants: Sequence[Variant | str]
     stored_noise: bool = False
     threads: int = field(default_factory=default_threads)
     networks: Mapping[str, NetworkCheckpoint] = field(default_factory=dict)
     directions: Directions | None = None
     quality: Quality | None = None
+    refresh: bool = False
+
+    @property
+    def engines(self) -> list[Variant]:
+        return [Variant(variant) if isinstance(variant, str) else variant for variant in self.variants]
 
 
 def build(checkpoint: Checkpoint | None, plan: Plan, folder: Path, progress: Progress | None = None) -> Manifest:
@@ -81,8 +88,8 @@ def build(checkpoint: Checkpoint | None, plan: Plan, folder: Path, progress: Pro
     folder in use by something else or not writable, disk full, a failed parity (ParityError, with the figures; that engine
     is left out of the folder), a missing backend (BackendError).
     """
-    for backend in plan.backends:
-        backends.require(backend)
+    for variant in plan.engines:
+        compilers.require(variant)
     if checkpoint is None and not plan.networks:
         raise BuildError("there is nothing to build: give a generator or another network")
     if plan.directions and (checkpoint is None or plan.directions.style_dim != checkpoint.arch.style_dim):
@@ -120,7 +127,7 @@ class _Builder:
         self._check_names([record.name for found in records.values() for record, _ in found])
         parts.begin(self.folder)
         graphs = sum(map(len, records.values())) + (len(self.plan.subnets) + 1 if self.checkpoint else 0)
-        self.total = len(records) + (2 if self.checkpoint else 0) + graphs * (1 + len(self.plan.backends))
+        self.total = len(records) + (2 if self.checkpoint else 0) + graphs * (1 + len(self.plan.engines))
         generator = self._generator(self.checkpoint) if self.checkpoint else None
         networks = []
         for name, checkpoint in self.plan.networks.items():
@@ -231,14 +238,17 @@ class _Builder:
         path = f"reference/{job.name}.safetensors"
         self.notes[job.name] = self._tensors(path, job.weights, lambda: _viewed(job))
         self.references[job.name] = path
-        traced: Traced | None = None
-        for backend in self.plan.backends:
-            self.step(f"{job.name}: {backend}")
-            engine = self.shop.finished(job, backend)
+        traced: dict[str, Traced] = {}
+        for variant in self.plan.engines:
+            self.step(f"{job.name}: {variant.name}")
+            engine = None if self.plan.refresh else self.shop.finished(job, variant)
             if engine is None:
-                traced = traced or job.trace()
+                if variant.precision not in traced:
+                    traced = {
+                        variant.precision: job.trace(variant.precision, variant.calibration or CALIBRATION_SAMPLES)
+                    }
                 try:
-                    engine = self.shop.make(job, backend, traced, self.folder / path)
+                    engine = self.shop.make(job, variant, traced[variant.precision], self.folder / path)
                 except ParityError as error:
                     self.failures.append(error)
                     continue
@@ -263,14 +273,16 @@ class _Builder:
         sha256: str,
         more: dict[str, object],
     ) -> None:
-        """The checkpoint's tensors in their own type; what NumPy has no type for is widened."""
-        self.basis[relative] = {"weights": sha256, **more}
+        """The checkpoint's tensors in their own type, what NumPy has no type for widened; in half precision where no engine
+        takes more."""
+        halved = all(variant.precision != "fp32" for variant in self.plan.engines)
+        self.basis[relative] = {"weights": sha256, "halved": halved, **more}
         path = self.folder / relative
         key = self._key(relative, part=relative, metadata=metadata)
         if parts.notes_of(path, key) is None:
             self._changing()
             path.parent.mkdir(exist_ok=True)
-            stored = {name: x if x.dtype in _STORED_TYPES else x.float() for name, x in tensors.items()}
+            stored = {name: _stored(x, halved) for name, x in tensors.items()}
             parts.write(path, stored, metadata, key)
         self.files[relative] = record_of(path)
 
@@ -299,6 +311,12 @@ class _Builder:
                     shutil.rmtree(path)
                 elif path.is_file() and path not in kept:
                     path.unlink()
+
+
+def _stored(tensor: torch.Tensor, halved: bool) -> torch.Tensor:
+    if halved and tensor.is_floating_point() and tensor.abs().max() <= torch.finfo(torch.float16).max:
+        return tensor.half()
+    return tensor if tensor.dtype in _STORED_TYPES else tensor.float()
 
 
 def _viewed(job: Job) -> tuple[Mapping[str, np.ndarray], dict[str, str]]:

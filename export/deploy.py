@@ -87,9 +87,11 @@ def _layer_bindings(layer: Layer, full: Layer, style_dim: int) -> dict[str, Bind
 
 
 def bind(bindings: Mapping[str, Binding], tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Apply every binding to its float32 source tensor; differentiable."""
+    """Apply every binding to its float32 source tensor, and round; differentiable."""
     return {
-        name: binding.apply(tensors[binding.source], None if binding.times is None else tensors[binding.times])
+        name: binding.apply(tensors[binding.source], None if binding.times is None else tensors[binding.times]).to(
+            getattr(torch, binding.dtype)
+        )
         for name, binding in bindings.items()
     }
 

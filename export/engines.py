@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import math
 import os
-import platform
 import shutil
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import onnx
@@ -18,13 +16,16 @@ from safetensors import safe_open
 from anycost._version import __version__
 from anycost.errors import ParityError
 from anycost.export import compilers
+from anycost.export.graph_engine import GraphEngine
 from anycost.export.jobs import Job
 from anycost.export.trace import OPSET, Traced
+from anycost.export.variants import Variant
 from anycost.runtime import backends
 from anycost.runtime.bundle import Weights
 from anycost.runtime.files import record_of, write_whole
-from anycost.runtime.manifest import EngineRecord
+from anycost.runtime.manifest import EngineRecord, ParityRecord
 from anycost.runtime.parity import compare, views
+from anycost.runtime.usable import unusable
 from anycost.runtime.verify import misfit
 
 ENGINE_RECORD = "engine.json"
@@ -39,48 +40,61 @@ class EngineShop:
     key: Callable[..., str]
     changing: Callable[[], None]
 
-    def finished(self, job: Job, backend: str) -> EngineRecord | None:
+    def finished(self, job: Job, variant: Variant) -> EngineRecord | None:
         """The engine from an earlier run, if it is whole and was made from the same."""
-        folder = self.folder / _place(job, backend)
+        folder = self.folder / _place(job, variant)
         try:
             record = EngineRecord.model_validate_json((folder / ENGINE_RECORD).read_bytes())
         except (OSError, ValidationError):
             return None
-        same = record.key == self._key(job, backend)
+        same = record.key == self._key(job, variant)
         whole = all(
             (folder / path).is_file() and record_of(folder / path) == file for path, file in record.files.items()
         )
         return record if same and whole else None
 
-    def make(self, job: Job, backend: str, traced: Traced, reference: Path) -> EngineRecord:
+    def make(self, job: Job, variant: Variant, traced: Traced, reference: Path) -> EngineRecord:
         """Compile into a hidden folder, compare with the outputs in ``reference``, rename. Raises ParityError, and leaves
-        nothing then."""
-        final = self.folder / _place(job, backend)
+        nothing then.
+
+        An engine that cannot run on this machine is checked by its graph, which ONNX Runtime runs.
+        """
+        final = self.folder / _place(job, variant)
         hidden = final.with_name(f".{final.name}.part")
         shutil.rmtree(hidden, ignore_errors=True)
         hidden.mkdir(parents=True)
         weights = Weights(self.folder / job.weights)
         try:
-            compilers.write(backend, traced, hidden)
-            engine = backends.load(backend, hidden, weights.bind, self.threads)
+            compilers.write(traced, variant, hidden)
+            record = EngineRecord(
+                network=job.name,
+                backend=variant.backend,
+                targets=variant.targets,
+                precision=variant.precision,
+                batch=variant.batch,
+                inputs=_shapes(traced.model.graph.input),
+                outputs=_shapes(traced.model.graph.output),
+                folder=_place(job, variant),
+                key=self._key(job, variant),
+                versions=_versions(variant.backend),
+                files={path.name: record_of(path) for path in sorted(hidden.iterdir())},
+                weights_bytes=sum(binding.bytes for binding in traced.bindings.values()),
+                parity=ParityRecord(max_abs=0.0, psnr_db=0.0, ssim=0.0),
+            )
+            runs_here = not unusable(record)
+            if runs_here:
+                engine = backends.load(variant.backend, hidden, weights.bind, self.threads)
+            else:
+                engine = GraphEngine(traced, weights.bind, self.threads)
             with safe_open(reference, framework="numpy") as file:
                 expected = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
             parity = compare(views(job.run(engine)), expected)
-            problem = misfit(parity)
+            problem = misfit(parity, variant.precision)
             if problem:
-                raise ParityError(f"engine {job.name}/{backend} failed its parity check: {problem}; it was not kept")
-            record = EngineRecord(
-                network=job.name,
-                backend=backend,
-                target=f"cpu-{platform.machine().lower()}",
-                precision="fp32",
-                folder=_place(job, backend),
-                key=self._key(job, backend),
-                versions=_versions(backend),
-                files={path.name: record_of(path) for path in sorted(hidden.iterdir())},
-                weights_bytes=sum(4 * math.prod(binding.shape) for binding in traced.bindings.values()),
-                parity=parity,
-            )
+                raise ParityError(
+                    f"engine {job.name}/{variant.name} failed its parity check: {problem}; it was not kept"
+                )
+            record = record.model_copy(update={"parity": parity, "checked": "engine" if runs_here else "graph"})
             write_whole(hidden / ENGINE_RECORD, record.model_dump_json(indent=1).encode())
             self.changing()
             shutil.rmtree(final, ignore_errors=True)
@@ -89,12 +103,12 @@ class EngineShop:
             shutil.rmtree(hidden, ignore_errors=True)
         return record
 
-    def _key(self, job: Job, backend: str) -> str:
+    def _key(self, job: Job, variant: Variant) -> str:
         return self.key(
             job.weights,
             part="engine",
-            backend=backend,
-            version=backends.installed(backend),
+            variant=asdict(variant),
+            version=backends.installed(variant.backend),
             onnx=onnx.__version__,
             graph=job.basis,
             network=job.name,
@@ -111,5 +125,10 @@ def _versions(backend: str) -> dict[str, str]:
     return found | {backend: backends.installed(backend) or ""}
 
 
-def _place(job: Job, backend: str) -> str:
-    return f"engines/{job.name}/{backend}-fp32"
+def _shapes(values: Iterable[onnx.ValueInfoProto]) -> dict[str, tuple[int, ...]]:
+    """Without the batch."""
+    return {value.name: tuple(axis.dim_value for axis in value.type.tensor_type.shape.dim[1:]) for value in values}
+
+
+def _place(job: Job, variant: Variant) -> str:
+    return f"engines/{job.name}/{variant.backend}-{variant.precision}"

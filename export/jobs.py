@@ -12,15 +12,19 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from anycost.export.int8 import quantized
 from anycost.export.reference import Reference
 from anycost.export.trace import Traced, trace_mapping, trace_part, trace_synthesis
+from anycost.export.variants import CALIBRATION_SAMPLES
 from anycost.networks.channels import Architecture, Subnet
 from anycost.networks.kinds import Kind, Part
+from anycost.runtime import latents
 from anycost.runtime.backends import Engine
 from anycost.runtime.manifest import MAPPING, PartRecord, PortRecord
 from anycost.runtime.samples import inputs_of
 
 Arrays = dict[str, np.ndarray]
+_CALIBRATION_SEED = 10_000  # No seed of the reference's samples.
 
 
 class Job(Protocol):
@@ -33,7 +37,9 @@ class Job(Protocol):
     weights: str
     basis: dict[str, Any]
 
-    def trace(self) -> Traced: ...
+    def trace(self, precision: str, calibration: int = CALIBRATION_SAMPLES) -> Traced:
+        """calibration: how many samples int8 activations are scaled by. A graph without int8 form is float32 there."""
+        ...
 
     def sample(self) -> tuple[Arrays, dict[str, str]]:
         """The reference's outputs for the stored samples, and notes to keep with them."""
@@ -51,7 +57,9 @@ class MappingJob:
         self.name, self.weights, self.basis = MAPPING, weights, {}
         self._arch, self._reference = arch, reference
 
-    def trace(self) -> Traced:
+    def trace(self, precision: str, calibration: int = CALIBRATION_SAMPLES) -> Traced:
+        del calibration  # w decides everything, and costs little.
+        del precision
         return trace_mapping(self._arch, self._reference.generator.state_dict())
 
     def sample(self) -> tuple[Arrays, dict[str, str]]:
@@ -69,9 +77,25 @@ class SubnetJob:
         self.net = net
         self._arch, self._reference = arch, reference
 
-    def trace(self) -> Traced:
+    def trace(self, precision: str, calibration: int = CALIBRATION_SAMPLES) -> Traced:
         state = self._reference.generator.state_dict()
-        return trace_synthesis(self._arch, self.net, state, self._reference.stored_noise)
+        stored = self._reference.stored_noise
+        traced = trace_synthesis(self._arch, self.net, state, stored, _float_form(precision))
+        return quantized(traced, self._calibration(calibration)) if precision == "int8" else traced
+
+    @torch.no_grad()
+    def _calibration(self, count: int) -> list[Arrays]:
+        """Inputs of single images: codes of seeds that no reference sample has, untruncated, and random noise."""
+        found = []
+        for seed in range(_CALIBRATION_SEED, _CALIBRATION_SEED + count):
+            z = latents.latents([seed], self._arch.style_dim)
+            w = self._reference.generator.mapping(torch.from_numpy(z)).numpy()
+            inputs = {"w_plus": latents.mix(w, self._arch.n_style)}
+            if not self._reference.stored_noise:
+                noise = latents.random_noise(seed, 1, self.net.resolution)
+                inputs |= {f"noise_{i}": layer for i, layer in enumerate(noise)}
+            found.append(inputs)
+        return found
 
     def sample(self) -> tuple[Arrays, dict[str, str]]:
         distance = repr(round(self._reference.distance(self.net), 6))
@@ -96,8 +120,9 @@ class PartJob:
         self.name, self.weights, self.basis = record.name, weights, {"part": record.model_dump()}
         self._record, self._network, self._part = record, network, part
 
-    def trace(self) -> Traced:
-        return trace_part(self._network, self._part)
+    def trace(self, precision: str, calibration: int = CALIBRATION_SAMPLES) -> Traced:
+        del calibration
+        return trace_part(self._network, self._part, _float_form(precision))
 
     @functools.cached_property
     def _inputs(self) -> Arrays:
@@ -112,6 +137,11 @@ class PartJob:
 
     def run(self, engine: Engine) -> Arrays:
         return engine.run(self._inputs)
+
+
+def _float_form(precision: str) -> str:
+    """What is traced: int8 starts from float32, and stays there where nothing is quantized."""
+    return "fp32" if precision == "int8" else precision
 
 
 def part_records(name: str, kind: Kind, arguments: Mapping[str, Any]) -> list[tuple[PartRecord, Part]]:

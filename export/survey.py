@@ -23,6 +23,7 @@ from anycost.runtime import backends
 from anycost.runtime.files import write_whole
 from anycost.runtime.manifest import EngineRecord
 from anycost.runtime.profile import default_threads
+from anycost.runtime.usable import GPU_BACKENDS
 from anycost.weights.random_init import SHAPES, random_checkpoint, random_network
 
 HEADER = ("network", "title", "source", "parameter file", "parameters", "MACs", "engine sizes", "parity")
@@ -144,7 +145,8 @@ def _generator_row() -> SurveyRow:
 
 def _built(row: SurveyRow, threads: int) -> SurveyRow:
     torch.set_num_threads(threads)
-    installed = [backend for backend in backends.BACKENDS if backends.installed(backend)]
+    cpu = [backend for backend in backends.BACKENDS if backend not in GPU_BACKENDS]
+    installed = [backend for backend in cpu if backends.installed(backend)]
     with tempfile.TemporaryDirectory(prefix="anycost-") as folder:
         if row.name == STYLEGAN2:
             generator = random_checkpoint(_GENERATOR)

@@ -16,6 +16,8 @@ from torch import Tensor, nn
 
 from anycost.errors import BuildError
 from anycost.export.deploy import Deployed, StaticMapping, StaticSynthesis
+from anycost.export.half import HalfSynthesis
+from anycost.export.half_graph import in_half
 from anycost.export.network_form import TracedPart
 from anycost.networks.channels import Architecture, Subnet
 from anycost.networks.kinds import Part
@@ -23,6 +25,7 @@ from anycost.runtime.binding import Binding
 from anycost.runtime.latents import noise_sides
 
 OPSET = 18
+BFLOAT16_OPSET = 22  # the first whose convolutions take bfloat16
 # Bytes of constants that come from no weight: FIR kernels, shapes, scalars.
 _MOST_LOOSE = 1 << 20
 
@@ -41,36 +44,54 @@ class Traced:
 
 
 def trace_mapping(arch: Architecture, state: Mapping[str, Tensor]) -> Traced:
-    """``mapping``: input z [batch, style_dim], output w [batch, style_dim]."""
+    """``mapping``: input z [batch, style_dim], output w [batch, style_dim]. It is computed in float32 by engines of every
+    precision: eight small products, and w decides everything."""
     example = torch.zeros(2, arch.style_dim)
     network = StaticMapping(arch, state)
     return _trace(network, {"z": example}, ["z"], ["w"], _constants(network))
 
 
-def trace_synthesis(arch: Architecture, net: Subnet, state: Mapping[str, Tensor], stored_noise: bool) -> Traced:
-    """A sub-network: inputs w_plus [batch, n_style, style_dim] and noise_i [batch, 1, H, H], output image [batch, 3, R, R]."""
+def trace_synthesis(
+    arch: Architecture, net: Subnet, state: Mapping[str, Tensor], stored_noise: bool, precision: str = "fp32"
+) -> Traced:
+    """A sub-network: inputs w_plus [batch, n_style, style_dim] and noise_i [batch, 1, H, H], output image [batch, 3, R, R],
+    float32 in every precision."""
     inputs: dict[str, Tensor | list[Tensor]] = {"w_plus": torch.zeros(2, arch.n_style, arch.style_dim)}
     names = ["w_plus"]
     if not stored_noise:
         inputs["noise"] = [torch.zeros(2, 1, side, side) for side in noise_sides(net.resolution)]
         names += [f"noise_{i}" for i in range(len(inputs["noise"]))]
-    network = StaticSynthesis(arch, net, state, stored_noise)
-    return _trace(network, inputs, names, ["image"], _constants(network))
+    network: Deployed
+    if precision == "fp32":
+        network = StaticSynthesis(arch, net, state, stored_noise)
+    else:
+        network = HalfSynthesis(arch, net, state, stored_noise, precision)
+    return _trace(network, inputs, names, ["image"], _constants(network), _opset(precision))
 
 
-def trace_part(network: nn.Module, part: Part, batch: int = 2) -> Traced:
-    """A part of any other network. batch: of the example that is traced; any batch can be run."""
+def trace_part(network: nn.Module, part: Part, precision: str = "fp32", batch: int = 2) -> Traced:
+    """A part of any other network; its inputs and outputs are float32 in every precision. batch: of the example that is
+    traced; any batch can be run."""
     form = TracedPart(network, part).eval()
     inputs = {"inputs": [torch.zeros(batch, *port.shape) for port in part.inputs]}
     names = [port.name for port in part.inputs]
-    traced = _trace(form, inputs, names, [port.name for port in part.outputs], form.bindings)
+    outputs = [port.name for port in part.outputs]
+    traced = _trace(form, inputs, names, outputs, form.bindings, _opset(precision))
     state = form.state_dict()
     for name, value in traced.values().items():
         if not np.array_equal(value, state[name].numpy()):
             raise BuildError(
                 f"the exporter changed the weights {name}: this PyTorch version ({torch.__version__}) is not supported"
             )
-    return traced
+    if precision == "fp32":
+        return traced
+    model, types = in_half(traced.model, precision, set(traced.bindings))
+    bindings = {name: binding.model_copy(update={"dtype": types[name]}) for name, binding in traced.bindings.items()}
+    return Traced(model, bindings)
+
+
+def _opset(precision: str) -> int:
+    return BFLOAT16_OPSET if precision == "bf16" else OPSET
 
 
 def _constants(network: Deployed) -> dict[str, Binding]:
@@ -83,6 +104,7 @@ def _trace(
     names: list[str],
     outputs: list[str],
     bindings: Mapping[str, Binding],
+    opset: int = OPSET,
 ) -> Traced:
     batch = torch.export.Dim("batch", min=1, max=1024)
     dynamic = {name: [{0: batch} for _ in x] if isinstance(x, list) else {0: batch} for name, x in inputs.items()}
@@ -93,7 +115,7 @@ def _trace(
             input_names=names,
             output_names=outputs,
             dynamic_shapes=dynamic,
-            opset_version=OPSET,
+            opset_version=opset,
             dynamo=True,
             verbose=False,
         )

@@ -152,14 +152,24 @@ class Weights:
             raise BundleError(f"weights {path} cannot be read: {error}") from None
 
     def bind(self, binding: Binding) -> Array:
-        """The constant, contiguous float32. Only the slice that it takes is read."""
+        """The constant, contiguous, of its type (bfloat16, which NumPy has not, as uint16 of the same bits). Only the slice
+        that it takes is read."""
         part = self._file.get_slice(binding.source)[tuple(slice(0, n) for n in binding.take)]
         times = None if binding.times is None else self.tensor(binding.times)
-        return np.ascontiguousarray(binding.apply(part.astype(np.float32), times), dtype=np.float32)
+        found = np.ascontiguousarray(binding.apply(part.astype(np.float32), times), dtype=np.float32)
+        if binding.dtype == "bfloat16":
+            return as_bfloat16(found)
+        return found.astype(np.float16) if binding.dtype == "float16" else found
 
     def tensor(self, name: str) -> Array:
         """A whole tensor as float32."""
         return np.asarray(self._file.get_tensor(name), dtype=np.float32)
+
+
+def as_bfloat16(array: Array) -> Array:
+    """float32 -> uint16, the bits of the nearest bfloat16, ties to even. For finite values."""
+    bits = np.ascontiguousarray(array, dtype=np.float32).view(np.uint32)
+    return ((bits + np.uint32(0x7FFF) + ((bits >> np.uint32(16)) & np.uint32(1))) >> np.uint32(16)).astype(np.uint16)
 
 
 def read_tensors(path: Path) -> dict[str, Array]:
@@ -228,6 +238,10 @@ def read_manifest(folder: Path) -> tuple[Manifest, str]:
     if type(version) is int and version > FORMAT_VERSION:
         raise BundleError(
             f"{path} has format version {version} and this program reads up to {FORMAT_VERSION}: upgrade anycost-runtime"
+        )
+    if type(version) is int and 1 <= version < FORMAT_VERSION:
+        raise BundleError(
+            f"{path} has format version {version} and this program reads {FORMAT_VERSION}: build the bundle again"
         )
     try:
         manifest = Manifest.model_validate_json(path.read_bytes())

@@ -4,20 +4,22 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from anycost.errors import BudgetError
+from anycost.errors import BackendError, BudgetError
 from anycost.runtime import backends
 from anycost.runtime.budget import Budget
 from anycost.runtime.bundle import Bundle
 from anycost.runtime.manifest import EngineRecord, SubnetRecord
 from anycost.runtime.profile import Measurement, Profile, runnable_engines
 from anycost.runtime.quality import Quality
+from anycost.runtime.usable import preference, unusable
 
 DISTANCE = "distance to the full network"
 
 
 @dataclass(frozen=True)
 class Row:
-    """One engine of the table. misfit: why it does not fit, empty when it does. chosen: at most one row.
+    """One engine of the table. misfit: why it does not fit, empty when it does. runs: whether it can run on this machine.
+    chosen: at most one row.
 
     ranked_by: what the rows of a table are ranked by, the smallest first; quality: the sub-network's figure of it, None for
     the distance in its record.
@@ -28,6 +30,7 @@ class Row:
     measured: Measurement | None
     misfit: str
     chosen: bool = False
+    runs: bool = True
     quality: float | None = None
     ranked_by: str = DISTANCE
 
@@ -60,7 +63,7 @@ def choose(
     rows = table(bundle, budget, profile, subnet=subnet, backend=backend)
     fitting = [row for row in rows if not row.misfit]
     if not fitting:
-        nearest = min(rows, key=lambda row: _excess(row, budget))
+        nearest = min((row for row in rows if row.runs), key=lambda row: _excess(row, budget))
         raise BudgetError(
             f"nothing fits the budget ({budget}): the nearest is {nearest.engine.name}, {_figures(nearest)}: {nearest.misfit}"
         )
@@ -81,24 +84,50 @@ def choose(
 def table(
     bundle: Bundle, budget: Budget, profile: Profile | None, *, subnet: str | None = None, backend: str | None = None
 ) -> list[Row]:
-    """All runnable engines with what is known of them, cheapest first."""
+    """All engines with what is known of them, cheapest first; at least one that runs here."""
     if subnet is not None:
         bundle.subnet(subnet)
     if backend is not None:
-        backends.require(backend)
-    engines = {engine.name: engine for engine in bundle.manifest.engines}
+        _known(bundle, backend)
+    runnable = set(runnable_engines(bundle))
     rows = []
-    for name in runnable_engines(bundle):
-        engine = engines[name]
-        if subnet not in (None, engine.network) or backend not in (None, engine.backend):
+    nets = sorted(bundle.generator.subnets, key=lambda net: net.macs)
+    for engine in (engine for net in nets for engine in bundle.engines(net.name)):
+        if subnet not in (None, engine.network) or backend not in (None, engine.backend, engine.variant):
             continue
         net = bundle.subnet(engine.network)
-        measured = profile.engines.get(name) if profile else None
-        rows.append(Row(net, engine, measured, _misfit(net, measured, budget)))
-    if not rows:
+        runs = engine.name in runnable
+        measured = profile.engines.get(engine.name) if profile and runs else None
+        if runs:
+            misfit = _misfit(net, measured, budget) or _unlike(bundle.quality, engine)
+        else:
+            misfit = unusable(engine) or "its mapping cannot run here"
+        rows.append(Row(net, engine, measured, misfit, runs=runs))
+    if not any(row.runs for row in rows):
         raise BudgetError(f"{bundle.folder} has no engine for {subnet or 'any sub-network'} on backend {backend}")
     ranked_by, figures = _ranking(bundle.quality, {row.subnet.name for row in rows})
     return [replace(row, quality=figures.get(row.subnet.name), ranked_by=ranked_by) for row in rows]
+
+
+def _known(bundle: Bundle, backend: str) -> None:
+    """Raises BackendError for a backend or variant that does not exist or cannot run here, and says which can."""
+    engines = bundle.manifest.engines
+    asked = [engine for engine in engines if backend in (engine.backend, engine.variant)]
+    if not asked:
+        backends.require(backend.partition("-")[0])
+        return  # It exists, and this bundle has none: ``table`` says so.
+    if all(unusable(engine) for engine in asked):
+        others = sorted({engine.variant for engine in engines if not unusable(engine)})
+        instead = f"; here run {', '.join(others)}" if others else ""
+        raise BackendError(f"{backend} cannot run here: {unusable(asked[0])}{instead}")
+
+
+def _unlike(quality: Quality | None, engine: EngineRecord) -> str:
+    """That an engine's images were measured to be further from the data than its reference's; empty where they were not."""
+    found = quality.engines.get(engine.name) if quality else None
+    if found is None or found.parity is None or found.parity.passed:
+        return ""
+    return f"its images differ too much: {found.parity.difference:.3g} above {found.parity.bound:.3g}"
 
 
 def _ranking(quality: Quality | None, names: set[str]) -> tuple[str, dict[str, float]]:
@@ -128,10 +157,9 @@ def _misfit(net: SubnetRecord, measured: Measurement | None, budget: Budget) -> 
     return ""
 
 
-def _rank(row: Row) -> tuple[float, float, float, int]:
-    order = backends.BACKENDS.index(row.engine.backend)
+def _rank(row: Row) -> tuple[float, ...]:
     speed = row.measured.p95_ms if row.measured else float("inf")
-    return (row.rank, -row.subnet.macs, speed, order)
+    return (row.rank, -row.subnet.macs, speed, *preference(row.engine))
 
 
 def _excess(row: Row, budget: Budget) -> float:

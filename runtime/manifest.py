@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import re
 from pathlib import PurePosixPath
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 MANIFEST_NAME = "manifest.json"
 MAPPING = "mapping"
 _LONGEST_PATH, _LONGEST_NAME = 1000, 240  # what every usual file system takes
@@ -141,24 +141,44 @@ class NetworkRecord(Record):
         raise KeyError(wanted)
 
 
+Shape = tuple[Positive, ...]
+Precision = Literal["fp32", "fp16", "bf16", "int8"]
+PRECISIONS: tuple[Precision, ...] = get_args(Precision)  # the most exact first
+
+
 class EngineRecord(Record):
     """One compiled graph. network: a sub-network's name, ``mapping``, or a part's. key: hash of all that it was made from.
-    weights_bytes: what it takes from the weights file, as float32."""
+
+    targets: what it was compiled for: ``cpu-x86_64``, or compute capabilities such as ``sm_89``. batch: the least, usual and
+    largest batch of a graph with a profile, None where any is taken. inputs, outputs: shapes without the batch, all float32.
+    weights_bytes: what it takes from the weights file, in
+    the types that it takes. checked: whether parity is the engine's own or, where it was built on a machine that cannot run
+    it, that of the graph which it was compiled from, run by ONNX Runtime.
+    """
 
     network: Name
     backend: Name
-    target: Name
-    precision: Literal["fp32"]
+    targets: Annotated[tuple[Name, ...], Field(min_length=1)]
+    precision: Precision
+    batch: tuple[Positive, Positive, Positive] | None = None
+    inputs: dict[Name, Shape]
+    outputs: dict[Name, Shape]
     folder: BundlePath
     key: Sha256
     versions: dict[str, str]
     files: dict[BundlePath, FileRecord]
     weights_bytes: Annotated[int, Field(ge=0)]
     parity: ParityRecord
+    checked: Literal["engine", "graph"] = "engine"
+
+    @property
+    def variant(self) -> str:
+        """The backend, with the precision where that is not fp32: ``openvino``, ``tensorrt_rtx-fp16``."""
+        return self.backend if self.precision == "fp32" else f"{self.backend}-{self.precision}"
 
     @property
     def name(self) -> str:
-        return f"{self.network}/{self.backend}"
+        return f"{self.network}/{self.variant}"
 
     @property
     def size(self) -> int:
@@ -171,7 +191,7 @@ class Manifest(Record):
     ``mapping`` or part. files: those outside the engines' own lists. sha256: of all the other fields (bundle.sealed)."""
 
     format: Literal["anycost-bundle"] = "anycost-bundle"
-    format_version: Literal[1] = 1
+    format_version: Literal[2] = 2
     name: Name
     generator: GeneratorRecord | None
     networks: tuple[NetworkRecord, ...]

@@ -39,9 +39,9 @@ Progress = Callable[[str, int, int], None]
 
 def measure(bundle: Bundle, engine: str, threads: int) -> Measurement:
     """Load one engine here and time it. Call it in a fresh process: memory is the process's peak."""
-    network, backend = engine.rsplit("/", 1)
+    network, variant = engine.rsplit("/", 1)
     started = time.perf_counter()
-    run = _once(bundle, network, backend, threads)
+    run = _once(bundle, network, variant, threads)
     run()
     load_ms = (time.perf_counter() - started) * 1e3
     for _ in range(WARM_UP_RUNS):
@@ -62,18 +62,18 @@ def measure(bundle: Bundle, engine: str, threads: int) -> Measurement:
     )
 
 
-def _once(bundle: Bundle, network: str, backend: str, threads: int) -> Callable[[], object]:
+def _once(bundle: Bundle, network: str, variant: str, threads: int) -> Callable[[], object]:
     """Load an engine and return what runs it once: from z to the image for a sub-network, one sample for a part."""
     from anycost.runtime.runtime import Runtime  # the runtime imports this module to profile
 
     found = bundle.part(network)
     if found:
         record, short = found
-        loaded = LoadedNetwork(bundle, record, None, threads, backend)
+        loaded = LoadedNetwork(bundle, record, None, threads, variant)
         inputs = inputs_of(record.part(short), 1)
         return lambda: loaded.run(short, inputs)
     z = np.random.RandomState(0).standard_normal((1, bundle.generator.architecture.style_dim)).astype(np.float32)
-    session = Runtime(bundle, threads=threads).session(network, backend)
+    session = Runtime(bundle, threads=threads).session(network, variant)
     return lambda: session.image(z)
 
 

@@ -10,14 +10,15 @@ from anycost.errors import BackendError, InputError
 from anycost.runtime import backends
 from anycost.runtime.bundle import Bundle
 from anycost.runtime.manifest import EngineRecord, NetworkRecord
-from anycost.runtime.profile import Profile
+from anycost.runtime.profile import Profile, reasons
+from anycost.runtime.usable import preference, unusable
 
 Array = np.ndarray
 
 
 class LoadedNetwork:
     """A network whose parts are loaded when they are first run, each on the backend that was measured fastest here, or the
-    preferred one where nothing was measured. backend: use this one. Not thread-safe."""
+    preferred one where nothing was measured. backend: use this one, or this variant of it. Not thread-safe."""
 
     def __init__(
         self, bundle: Bundle, record: NetworkRecord, profile: Profile | None, threads: int, backend: str | None = None
@@ -55,19 +56,15 @@ class LoadedNetwork:
         engines = [
             engine
             for engine in self.bundle.engines(part)
-            if self._backend in (None, engine.backend) and backends.installed(engine.backend)
+            if self._backend in (None, engine.backend, engine.variant) and not unusable(engine)
         ]
         if not engines:
-            wanted = sorted({engine.backend for engine in self.bundle.engines(part)})
-            raise BackendError(
-                f"{part} has engines for {', '.join(wanted)} and none of them is installed here: pip install "
-                "anycost-runtime, or 'anycost-runtime[openvino]'"
-            )
+            raise BackendError(f"no engine of {part} can run here: {reasons(self.bundle.engines(part))}")
         return min(engines, key=self._speed)
 
-    def _speed(self, engine: EngineRecord) -> tuple[float, int]:
+    def _speed(self, engine: EngineRecord) -> tuple[float, ...]:
         measured = self._profile.engines.get(engine.name) if self._profile else None
-        return measured.p50_ms if measured else float("inf"), backends.BACKENDS.index(engine.backend)
+        return measured.p50_ms if measured else float("inf"), *preference(engine)
 
 
 def _listed(shape: tuple[int, ...]) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import platform
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated
 
@@ -14,8 +15,10 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from anycost.errors import BackendError
 from anycost.runtime import backends
 from anycost.runtime.bundle import Bundle
+from anycost.runtime.cuda.devices import devices
 from anycost.runtime.files import write_whole
-from anycost.runtime.manifest import MAPPING
+from anycost.runtime.manifest import MAPPING, EngineRecord
+from anycost.runtime.usable import unusable
 
 Milliseconds = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
@@ -57,9 +60,10 @@ def default_threads() -> int:
 
 
 def device_name() -> str:
-    """The processor, how many of it this process may use, and the versions of the backends: what a time depends on."""
+    """The processor, how many of it this process may use, GPUs, and the versions of the backends: what a time depends on."""
     versions = [f"{name} {version}" for name in backends.BACKENDS if (version := backends.installed(name))]
-    return ", ".join([f"{_processor()} x{default_threads()}", *versions])
+    gpus = [f"{gpu.name} ({gpu.target}), driver {gpu.driver[0]}.{gpu.driver[1]}" for gpu in devices()]
+    return ", ".join([f"{_processor()} x{default_threads()}", *gpus, *versions])
 
 
 def _processor() -> str:
@@ -103,16 +107,16 @@ def store_profile(bundle: Bundle, profile: Profile) -> Path | None:
 
 
 def runnable_engines(bundle: Bundle) -> list[str]:
-    """Names of the synthesis engines whose backend is installed and also has the mapping, cheapest first.
+    """Names of the synthesis engines that can run here, as can the mapping of the same variant, cheapest first.
 
     Raises BackendError when there is none.
     """
-    mapped = {engine.backend for engine in bundle.engines(MAPPING)}
+    mapped = {engine.variant for engine in bundle.engines(MAPPING) if not unusable(engine)}
     found = [
         engine.name
         for net in sorted(bundle.generator.subnets, key=lambda net: net.macs)
         for engine in bundle.engines(net.name)
-        if engine.backend in mapped and backends.installed(engine.backend)
+        if engine.variant in mapped and not unusable(engine)
     ]
     if not found:
         raise _nothing_installed(bundle)
@@ -120,20 +124,22 @@ def runnable_engines(bundle: Bundle) -> list[str]:
 
 
 def part_engines(bundle: Bundle) -> list[str]:
-    """Names of the engines of the networks beside the generator whose backend is installed.
+    """Names of the engines of the networks beside the generator that can run here.
 
     Raises BackendError when the bundle has such networks and none of their engines runs here.
     """
     parts = [part.name for network in bundle.manifest.networks for part in network.parts]
-    found = [engine.name for part in parts for engine in bundle.engines(part) if backends.installed(engine.backend)]
+    found = [engine.name for part in parts for engine in bundle.engines(part) if not unusable(engine)]
     if parts and not found:
         raise _nothing_installed(bundle)
     return found
 
 
 def _nothing_installed(bundle: Bundle) -> BackendError:
-    wanted = sorted({engine.backend for engine in bundle.manifest.engines})
-    return BackendError(
-        f"{bundle.folder} has engines for {', '.join(wanted) or 'no backend'} and none of them is installed here: "
-        "pip install anycost-runtime, or 'anycost-runtime[openvino]'"
-    )
+    return BackendError(f"no engine of {bundle.folder} can run here: {reasons(bundle.manifest.engines)}")
+
+
+def reasons(engines: Iterable[EngineRecord]) -> str:
+    """Why each variant of some engines cannot run here."""
+    found = {engine.variant: unusable(engine) for engine in engines}
+    return "; ".join(f"{variant}: {reason}" for variant, reason in found.items() if reason) or "there is none"

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from anycost.errors import BudgetError, BundleError, InputError
+from anycost.errors import BackendError, BudgetError, BundleError, InputError
 from anycost.runtime import backends
 from anycost.runtime import latents as latent
 from anycost.runtime.budget import Budget
@@ -20,6 +20,7 @@ from anycost.runtime.manifest import MAPPING, SubnetRecord
 from anycost.runtime.picture_methods import PictureMethods
 from anycost.runtime.profile import Profile, default_threads, runnable_engines, stored_profile
 from anycost.runtime.session import Session
+from anycost.runtime.usable import unusable
 from anycost.runtime.verify import EngineCheck, verify
 
 if TYPE_CHECKING:
@@ -103,35 +104,37 @@ class Runtime(PictureMethods):
 
         return explain(self, budget or Budget())
 
-    def session(self, subnet: str, backend: str) -> Session:
-        """Load a sub-network on a backend, or return the loaded one. The last four are kept."""
-        key = (subnet, backend)
+    def session(self, subnet: str, variant: str) -> Session:
+        """Load a sub-network of a variant (backend and precision), or return the loaded one. The last four are kept."""
+        key = (subnet, variant)
         if key in self._sessions:
             self._sessions.move_to_end(key)
             return self._sessions[key]
         record = self.bundle.subnet(subnet)
         while len(self._sessions) >= _KEPT_SESSIONS:
             self._sessions.popitem(last=False)
-        if backend not in self._mappings:
-            self._mappings[backend] = self._load(MAPPING, backend)
+        if variant not in self._mappings:
+            self._mappings[variant] = self._load(MAPPING, variant)
         generator = self.bundle.generator
         session = Session(
             subnet=record,
-            backend=backend,
-            mapping=self._mappings[backend],
-            synthesis=self._load(subnet, backend),
+            variant=variant,
+            mapping=self._mappings[variant],
+            synthesis=self._load(subnet, variant),
             n_style=generator.architecture.n_style,
             stored_noise=self._stored_noise(record) if generator.noise == "input" else None,
         )
         self._sessions[key] = session
         return session
 
-    def _load(self, network: str, backend: str) -> backends.Engine:
+    def _load(self, network: str, variant: str) -> backends.Engine:
         for engine in self.bundle.engines(network):
-            if engine.backend == backend:
+            if engine.variant == variant:
+                if problem := unusable(engine):
+                    raise BackendError(f"{engine.name} cannot run here: {problem}")
                 weights = self.bundle.weights(network)
-                return backends.load(backend, self.bundle.path(engine.folder), weights.bind, self.threads)
-        raise BudgetError(f"{self.bundle.folder} has no engine for {network} on backend {backend}")
+                return backends.load(engine.backend, self.bundle.path(engine.folder), weights.bind, self.threads)
+        raise BudgetError(f"{self.bundle.folder} has no engine for {network} on backend {variant}")
 
     def _stored_noise(self, net: SubnetRecord) -> list[Array]:
         count = len(latent.noise_sides(net.resolution))
@@ -141,7 +144,7 @@ class Runtime(PictureMethods):
     def mapping(self, z: Array, *, backend: str | None = None) -> Array:
         """z float [N, style_dim] -> w float32 [N, style_dim]."""
         z = self._checked(z, "z", (2,))
-        chosen = backend or self.choose().engine.backend
+        chosen = self.choose(backend=backend).engine.variant
         if chosen not in self._mappings:
             self._mappings[chosen] = self._load(MAPPING, chosen)
         return self._mappings[chosen].run({"z": z})["w"]
@@ -167,7 +170,8 @@ class Runtime(PictureMethods):
         ``inject_index``), or w_plus [N, n_style, style_dim]; exactly one of the four.
 
         psi: truncation towards the mean, -2..2 (1 none). noise: "stored", "random" (from ``noise_seed``, the same for any
-        batch), "none", or one array [1 or N, 1, H, H] a 3x3 convolution. budget, subnet, backend: what may run.
+        batch), "none", or one array [1 or N, 1, H, H] a 3x3 convolution. budget, subnet, backend (or a variant of
+        one, such as openvino-fp16): what may run.
         batch: images of one engine call, 1..256. output: uint8 array [N, R, R, 3] or a list of PIL images.
         Raises InputError for arguments out of range, BudgetError when nothing fits.
         """
@@ -179,7 +183,7 @@ class Runtime(PictureMethods):
         kind, codes = self._codes(seeds, z, w, w_plus)
         choice = self.choose(budget, subnet=subnet, backend=backend)
         grain = self._noise(noise, noise_seed, len(codes), choice.subnet)
-        session = self.session(choice.subnet.name, choice.engine.backend)
+        session = self.session(choice.subnet.name, choice.engine.variant)
         n_style = session.n_style
         images = np.empty((len(codes), choice.subnet.resolution, choice.subnet.resolution, 3), np.uint8)
         for start in range(0, len(codes), batch):

@@ -16,10 +16,10 @@ Array = np.ndarray
 
 @dataclass
 class Session:
-    """A loaded sub-network on one backend, with the mapping beside it."""
+    """A loaded sub-network of one variant (backend and precision), with the mapping beside it."""
 
     subnet: SubnetRecord
-    backend: str
+    variant: str
     mapping: backends.Engine
     synthesis: backends.Engine
     n_style: int

@@ -12,9 +12,10 @@ from anycost.errors import BackendError
 from anycost.runtime import backends, latents
 from anycost.runtime.manifest import MAPPING, EngineRecord, ParityRecord
 from anycost.runtime.networks import LoadedNetwork
-from anycost.runtime.parity import FP32_PSNR_DB, compare, views
+from anycost.runtime.parity import LEAST_PSNR_DB, compare, views
 from anycost.runtime.profile import part_engines, runnable_engines
 from anycost.runtime.samples import inputs_of
+from anycost.runtime.usable import unusable
 
 if TYPE_CHECKING:
     from anycost.runtime.runtime import Runtime
@@ -50,20 +51,21 @@ def reference_noise(stored: list[Array], resolution: int) -> list[Array]:
     return [np.concatenate([a, b]) for a, b in zip(stored, random, strict=True)]
 
 
-def misfit(parity: ParityRecord) -> str:
-    """Why these figures fail, empty when they pass."""
-    if parity.psnr_db >= FP32_PSNR_DB:
+def misfit(parity: ParityRecord, precision: str = "fp32") -> str:
+    """Why these figures fail for a precision, empty when they pass."""
+    least = LEAST_PSNR_DB[precision]
+    if parity.psnr_db >= least:
         return ""
     return (
-        f"PSNR {parity.psnr_db:.1f} dB is below {FP32_PSNR_DB:g} dB "
+        f"PSNR {parity.psnr_db:.1f} dB is below {least:g} dB "
         f"(largest difference {parity.max_abs:.3g}, SSIM {parity.ssim:.6f})"
     )
 
 
 def verify(runtime: Runtime, progress: Callable[[str, int, int], None] | None = None) -> list[EngineCheck]:
-    """One check an engine, mapping first; engines of a backend that is not installed are marked as skipped.
+    """One check an engine, mapping first; those that cannot run here are marked as skipped.
 
-    Raises BackendError when no engine's backend is installed.
+    Raises BackendError when none can run here.
     """
     bundle = runtime.bundle
     if bundle.manifest.generator:
@@ -75,14 +77,12 @@ def verify(runtime: Runtime, progress: Callable[[str, int, int], None] | None = 
         if progress:
             progress(engine.name, done, len(engines))
         expected = bundle.tensors(bundle.manifest.references[engine.network])
-        if backends.installed(engine.backend) is None:
-            checks.append(
-                EngineCheck(engine.name, None, f"skipped: {engine.backend} is not installed here", skipped=True)
-            )
+        if reason := unusable(engine):
+            checks.append(EngineCheck(engine.name, None, f"skipped: {reason}", skipped=True))
             continue
         try:
             parity = compare(views(_outputs(runtime, engine)), expected)
-            checks.append(EngineCheck(engine.name, parity, misfit(parity)))
+            checks.append(EngineCheck(engine.name, parity, misfit(parity, engine.precision)))
         except (BackendError, ValueError) as error:
             checks.append(EngineCheck(engine.name, None, str(error)))
     if progress:
@@ -96,13 +96,13 @@ def _outputs(runtime: Runtime, engine: EngineRecord) -> dict[str, Array]:
     found = bundle.part(engine.network)
     if found:
         record, short = found
-        loaded = LoadedNetwork(bundle, record, None, runtime.threads, engine.backend)
+        loaded = LoadedNetwork(bundle, record, None, runtime.threads, engine.variant)
         return loaded.run(short, inputs_of(record.part(short)))
     stored = bundle.tensors(bundle.generator.latents)
     if engine.network == MAPPING:
         folder = bundle.path(engine.folder)
         return backends.load(engine.backend, folder, bundle.weights().bind, runtime.threads).run({"z": stored["z"]})
-    session = runtime.session(engine.network, engine.backend)
+    session = runtime.session(engine.network, engine.variant)
     noise = session.stored_noise
     layers = None if noise is None else reference_noise(noise, session.subnet.resolution)
     return {"image": session.synthesize(stored["w_plus"], layers)}

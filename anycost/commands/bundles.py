@@ -9,7 +9,6 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
-from anycost.building import DEFAULT_BACKENDS
 from anycost.commands.quality_options import (
     DataOption,
     FeaturesOption,
@@ -65,8 +64,29 @@ def build(
         ),
     ] = None,
     backend: Annotated[
-        str, typer.Option("--backend", help="Backends to build for, separated by commas.")
-    ] = DEFAULT_BACKENDS,
+        str | None,
+        typer.Option(
+            "--backend",
+            help="onnxruntime, openvino, tensorrt_rtx, tensorrt, separated by commas. Default: those of the targets: the first "
+            "two for cpu, tensorrt_rtx for GPUs.",
+            show_default=False,
+        ),
+    ] = None,
+    target: Annotated[
+        str | None,
+        typer.Option(help="cpu, and GPUs by compute capability, such as cpu,sm_86,sm_89,sm_120.", show_default=False),
+    ] = None,
+    precision: Annotated[
+        str, typer.Option(help="fp32, fp16, bf16 (GPUs) or int8 (CPUs), separated by commas.")
+    ] = "fp32",
+    batch: Annotated[str, typer.Option(metavar="LEAST:USUAL:LARGEST", help="Batch sizes of GPU engines.")] = "1:1:8",
+    workspace: Annotated[
+        int | None, typer.Option(help="Most megabytes of scratch memory of a GPU kernel.", show_default=False)
+    ] = None,
+    calibration: Annotated[
+        int | None, typer.Option(help="Samples that int8 activations are scaled by (16).", show_default=False)
+    ] = None,
+    refresh: Annotated[bool, typer.Option("--refresh", help="Compile again what is finished.")] = False,
     noise: Annotated[
         str, typer.Option(help="input: noise is an input; stored: engines hold the stored noise.")
     ] = "input",
@@ -104,6 +124,7 @@ def build(
     - `anycost build avatars encoder.pt attribute_predictor.pt -o bundle/`
     - `anycost build toon=gnr.pt:G_A2B_ema photo=gnr.pt:G_B2A_ema -o translate/`
     - `anycost build --random-init config-f -o try/ --backend openvino`
+    - `anycost build avatars -o gpu/ --precision fp16 --target cpu,sm_86,sm_89,sm_120 --batch 1:1:8`
     """
     from anycost.building import BuildArguments, build_bundle
 
@@ -111,7 +132,21 @@ def build(
         fail(InputError("no output folder was given: add -o FOLDER"))
     with bytes_bar(err, quiet=as_json) as fetched, bar(err, "building", quiet=as_json) as progress:
         arguments = BuildArguments(
-            models or [], random_init, subnets, channels, backend, noise, labels, directions, threads
+            models or [],
+            random_init,
+            subnets,
+            channels,
+            backend,
+            precision,
+            target,
+            batch,
+            workspace,
+            calibration,
+            refresh,
+            noise,
+            labels,
+            directions,
+            threads,
         )
         manifest = build_bundle(arguments, output, fetched, progress)
     if as_json:

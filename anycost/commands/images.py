@@ -120,7 +120,7 @@ def generate(
                 noise=noise,
                 noise_seed=(noise_seed + start) % 2**32 if start else noise_seed,
                 subnet=choice.subnet.name,
-                backend=choice.engine.backend,
+                backend=choice.engine.variant,
                 batch=batch,
             )
             paths += save_images(images, part, output, sheet=sheet)
@@ -201,7 +201,7 @@ def edit(
     if len(start) * choice.subnet.resolution**2 * (2 if sheet else 1) > LARGEST_SHEET:
         raise InputError(f"{len(start)} faces of {choice.subnet.resolution} px are too many for one call: give fewer")
     edited = runtime.edit(start, settings, directions=known, rows=_rows(rows))
-    subnet, backend = choice.subnet.name, choice.engine.backend
+    subnet, backend = choice.subnet.name, choice.engine.variant
     images = runtime.generate(w_plus=edited, subnet=subnet, backend=backend)
     if sheet:
         before = runtime.generate(w_plus=start, subnet=subnet, backend=backend)

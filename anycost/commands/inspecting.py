@@ -18,7 +18,12 @@ from anycost.tables import engine_table, part_table
 @app.command()
 def inspect(
     bundle: Annotated[
-        Path | None, typer.Argument(metavar="[BUNDLE]", help="Folder of a bundle.", show_default=False)
+        Path | None,
+        typer.Argument(
+            metavar="[BUNDLE|ENGINE]",
+            help="Folder of a bundle, or of an engine in one, or a file of it.",
+            show_default=False,
+        ),
     ] = None,
     networks: Annotated[
         bool, typer.Option("--networks", help="Every kind of network that can be built, instead of a bundle.")
@@ -39,17 +44,19 @@ def inspect(
     threads: ThreadsOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Show what a bundle holds and what was measured of it here, or every network that can be built.
+    """Show what a bundle holds and what was measured of it here, what one engine is, or every network that can be built.
 
     Examples:
 
     - `anycost inspect bundle/`
     - `anycost inspect bundle/ --json`
+    - `anycost inspect bundle/engines/1@128/tensorrt_rtx-fp16`
     - `anycost inspect --networks`
     - `anycost inspect --networks --verify -o networks.md`
     """
     import anycost
     from anycost.runtime.budget import Budget
+    from anycost.runtime.engine_info import is_engine
     from anycost.runtime.report import part_rows, part_values, rows_for, values
 
     if networks == (bundle is not None):
@@ -58,6 +65,9 @@ def inspect(
         _networks(verify, only, output, threads, as_json)
         return
     assert bundle is not None
+    if is_engine(bundle):
+        _engine(bundle, as_json)
+        return
     runtime = anycost.open(bundle, threads=threads)
     manifest = runtime.bundle.manifest
     rows = rows_for(runtime, Budget())[0] if manifest.generator else []
@@ -93,6 +103,44 @@ def inspect(
             out.print(escape(network.credit), highlight=False)
     if manifest.networks:
         out.print(part_table(part_rows(runtime)))
+
+
+def _engine(path: Path, as_json: bool) -> None:
+    """``inspect ENGINE``."""
+    from anycost.runtime.engine_info import engine_info
+
+    found = engine_info(path)
+    if as_json:
+        print_json(found)
+        return
+    weights, parity = found["weights"], found["parity"]
+    batch = "any" if found["batch"] is None else "{} to {}, usually {}".format(*(found["batch"][i] for i in (0, 2, 1)))
+    of = "" if found["checked"] == "engine" else ", of its graph in ONNX Runtime: it was built where it cannot run"
+    lines = {
+        "engine": found["name"],
+        "target": ", ".join(found["targets"]),
+        "precision": found["precision"],
+        "batch": batch,
+        "inputs": _shapes(found["inputs"]),
+        "outputs": _shapes(found["outputs"]),
+        "stored": f"{found['stored'] / 1e6:.2f} MB in {len(found['files'])} files",
+        "weights": f"{weights['stored']}: {weights['bytes'] / 1e6:.2f} MB, {weights['delivery']}",
+        "built by": ", ".join(f"{name} {version}" for name, version in found["versions"].items()),
+        "layers": str(len(found["report"].get("layers", []))) if found["report"] else "as in its graph",
+        "parity": f"PSNR {parity['psnr_db']:.1f} dB, largest difference {parity['max_abs']:.2e}{of}",
+        "here": found["here"] or "it can run",
+    }
+    if found["changed"]:
+        lines["changed"] = f"{', '.join(found['changed'])}: not what was built"
+    table = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
+    for name, value in lines.items():
+        table.add_row(name, escape(value))
+    out.print(table)
+
+
+def _shapes(ports: dict[str, list[int]]) -> str:
+    shown = [f"{name} [batch, {', '.join(map(str, shape))}]" for name, shape in ports.items()]
+    return ", ".join(shown if len(shown) <= 4 else [*shown[:2], f"{len(shown) - 2} more"])
 
 
 def _networks(verify: bool, only: str | None, output: Path | None, threads: int | None, as_json: bool) -> None:

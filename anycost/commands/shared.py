@@ -36,7 +36,14 @@ LargestOption = Annotated[int | None, typer.Option("--max-resolution", help="Lar
 SubnetOption = Annotated[
     str | None, typer.Option("--subnet", help="A sub-network by name, such as 0.5@32.", show_default=False)
 ]
-BackendOption = Annotated[str | None, typer.Option("--backend", help="onnxruntime or openvino.", show_default=False)]
+BackendOption = Annotated[
+    str | None,
+    typer.Option(
+        "--backend",
+        help="onnxruntime, openvino, tensorrt_rtx, tensorrt, or with a precision, as openvino-fp16.",
+        show_default=False,
+    ),
+]
 NameOption = Annotated[
     str | None,
     typer.Option("--name", help="Which network, where the bundle holds several of the kind.", show_default=False),

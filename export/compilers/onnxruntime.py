@@ -1,4 +1,4 @@
-"""ONNX Runtime: the graph itself, its weights declared as external so that the runtime hands them over."""
+"""ONNX Runtime on any device: the graph itself, its weights declared as external so that the runtime hands them over."""
 
 from __future__ import annotations
 
@@ -6,7 +6,9 @@ from pathlib import Path
 
 import onnx
 
+from anycost.export.compilers import bfloat16
 from anycost.export.trace import Traced
+from anycost.export.variants import Variant
 from anycost.runtime.backends import BINDINGS_NAME, OnnxBindings
 from anycost.runtime.backends.onnxruntime import MODEL_NAME
 
@@ -14,14 +16,18 @@ from anycost.runtime.backends.onnxruntime import MODEL_NAME
 _LOCATION = "given-at-load"
 
 
-def write(traced: Traced, folder: Path) -> None:
+def write(traced: Traced, variant: Variant, folder: Path) -> None:
     model = onnx.ModelProto()
     model.CopyFrom(traced.model)
+    if variant.precision == "bf16":
+        kept = bfloat16.CUDA if variant.backend == "onnxruntime_cuda" else bfloat16.TENSORRT
+        model = bfloat16.for_onnxruntime(model, kept)
     for initializer in model.graph.initializer:
         if initializer.name in traced.bindings:
-            size = len(initializer.raw_data)
+            size = traced.bindings[initializer.name].bytes
             initializer.ClearField("raw_data")
             initializer.ClearField("float_data")
+            initializer.ClearField("int32_data")
             initializer.data_location = onnx.TensorProto.EXTERNAL
             del initializer.external_data[:]
             for key, value in (("location", _LOCATION), ("offset", "0"), ("length", str(size))):

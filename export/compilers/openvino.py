@@ -15,6 +15,7 @@ import openvino as ov
 
 from anycost.errors import BuildError
 from anycost.export.trace import Traced
+from anycost.export.variants import Variant
 from anycost.runtime.backends import BINDINGS_NAME, BlobBinding, BlobBindings, BlobConstant
 from anycost.runtime.backends.openvino import CONSTANTS_NAME, MODEL_NAME
 
@@ -22,7 +23,8 @@ from anycost.runtime.backends.openvino import CONSTANTS_NAME, MODEL_NAME
 _MOST_CONSTANTS = 1 << 20
 
 
-def write(traced: Traced, folder: Path) -> None:
+def write(traced: Traced, variant: Variant, folder: Path) -> None:
+    del variant  # The graph says its precision.
     with tempfile.TemporaryDirectory(dir=folder) as scratch:
         source, graph, blob_path = (Path(scratch) / name for name in ("model.onnx", "model.xml", "model.bin"))
         source.write_bytes(traced.model.SerializeToString())

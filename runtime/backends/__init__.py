@@ -5,10 +5,11 @@ A backend's package is imported when its first engine is loaded, never before.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
-from importlib import import_module, metadata
+from importlib import import_module, metadata, util
 from pathlib import Path
-from typing import Protocol
+from typing import Literal, Protocol
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict
@@ -21,12 +22,23 @@ Bind = Callable[[Binding], Array]
 
 BINDINGS_NAME = "bindings.json"
 
-# Name -> (module to import, distribution, extra that brings it). In order of preference where nothing was measured.
+# Name -> (distribution, extra that brings it). In order of preference where nothing was measured.
 _BACKENDS = {
-    "onnxruntime": ("onnxruntime", "onnxruntime", ""),
-    "openvino": ("openvino", "openvino", "openvino"),
+    "onnxruntime": ("onnxruntime", ""),
+    "openvino": ("openvino", "openvino"),
+    "tensorrt_rtx": ("tensorrt_rtx", "tensorrt-rtx"),
+    "tensorrt": ("tensorrt", "tensorrt"),
+    "onnxruntime_tensorrt_rtx": ("onnxruntime-ep-nv-tensorrt-rtx-cu13", "onnxruntime-tensorrt-rtx"),
+    "onnxruntime_cuda": ("onnxruntime-gpu", "onnxruntime-gpu"),
+    # Last: what it compiles when it first runs takes minutes.
+    "onnxruntime_tensorrt": ("onnxruntime-gpu", "onnxruntime-gpu"),
 }
 BACKENDS = tuple(_BACKENDS)
+
+# Both distributions are the module ``onnxruntime``, and the second runs on the CPU as well.
+_ORT, _ORT_GPU = "onnxruntime", "onnxruntime-gpu"
+# The first whose Python interface binds memory of a plugin's device.
+_LEAST_ORT_FOR_PLUGINS = (1, 26)
 
 
 class Engine(Protocol):
@@ -74,12 +86,71 @@ class BlobBindings(BaseModel):
     constants: tuple[BlobConstant, ...]
 
 
+class PlanBindings(BaseModel):
+    """bindings.json of a TensorRT or TensorRT-RTX engine, whose plan holds no weights.
+
+    delivery: ``inputs``: the weights are inputs of the network, by these names; ``refit``: the plan is stripped and takes
+    them by these names before it first runs.
+    """
+
+    model_config = ConfigDict(extra="forbid")
+
+    delivery: Literal["inputs", "refit"]
+    weights: dict[str, Binding]
+
+
 def installed(backend: str) -> str | None:
-    """The version of a backend's package, None when it is not installed. Imports nothing."""
-    try:
-        return metadata.version(_BACKENDS[backend][1])
-    except (KeyError, metadata.PackageNotFoundError):
+    """The version of a backend's package, None when it is not installed or cannot be used. Imports nothing."""
+    if backend not in _BACKENDS or _hindrance(backend):
         return None
+    package = _BACKENDS[backend][0]
+    return _version(package) or (_version(_ORT_GPU) if package == _ORT else None)
+
+
+def missing(backend: str) -> str:
+    """Why a backend's package cannot be used, and how to install it."""
+    package, extra = _BACKENDS[backend]
+    what = f"'anycost-runtime[{extra}]'" if extra else package
+    hindrance = _hindrance(backend)
+    if hindrance:
+        return f"backend {backend} {hindrance}"
+    return f"backend {backend} needs the package {package}, which is not installed: pip install {what}"
+
+
+def _version(package: str) -> str | None:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def _hindrance(backend: str) -> str:
+    """What keeps an installed package from being used, with what to do; empty when nothing does."""
+    package = _BACKENDS[backend][0]
+    if package == _ORT_GPU and _version(_ORT_GPU) and _ort_in_place() == _ORT:
+        return (
+            f"needs the package {_ORT_GPU}, and the files of {_ORT}, which have the same names, lie over its own: "
+            f"pip install --force-reinstall --no-deps {_ORT_GPU}"
+        )
+    if backend == "onnxruntime_tensorrt_rtx" and _version(package):
+        found = installed(_ORT)
+        least = ".".join(map(str, _LEAST_ORT_FOR_PLUGINS))
+        if found is None or tuple(int(n) for n in re.findall(r"\d+", found)[:2]) < _LEAST_ORT_FOR_PLUGINS:
+            return f"needs {_ORT} {least} or newer, and {found or 'none'} is installed: pip install -U {_ORT}"
+    return ""
+
+
+def _ort_in_place() -> str | None:
+    """The distribution whose files the module ``onnxruntime`` consists of: where both are installed, the later one. None
+    where that cannot be said."""
+    try:
+        spec = util.find_spec(_ORT)
+        folders = (spec and spec.submodule_search_locations) or []
+        text = (Path(folders[0]) / "capi" / "build_and_package_info.py").read_text()
+    except (ImportError, ValueError, IndexError, OSError):
+        return None
+    found = re.search(r"^package_name = '([\w-]+)'", text, re.MULTILINE)
+    return found and found[1]
 
 
 def require(backend: str) -> None:
@@ -87,9 +158,7 @@ def require(backend: str) -> None:
     if backend not in _BACKENDS:
         raise BackendError(f"backend {backend!r} is unknown: this version has {', '.join(BACKENDS)}")
     if installed(backend) is None:
-        module, package, extra = _BACKENDS[backend]
-        what = f"'anycost-runtime[{extra}]'" if extra else package
-        raise BackendError(f"backend {backend} needs the package {module}, which is not installed: pip install {what}")
+        raise BackendError(missing(backend))
 
 
 def load(backend: str, folder: Path, bind: Bind, threads: int) -> Engine:

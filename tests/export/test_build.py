@@ -136,9 +136,9 @@ def test_a_wrong_engine_is_not_kept(tmp_path, tiny_checkpoint, monkeypatch, back
     """The engine's files are made from another noise strength: a small fault, of the kind that one overlooks."""
     original = compilers.write
 
-    def wrong(name, traced, folder):
-        original(name, traced, folder)
-        if name == backend and "constants.conv1__strength" in traced.bindings:
+    def wrong(traced, variant, folder):
+        original(traced, variant, folder)
+        if variant.backend == backend and "constants.conv1__strength" in traced.bindings:
             path = folder / "bindings.json"
             found = json.loads(path.read_text())
             items = (
@@ -168,10 +168,10 @@ def test_a_build_that_changes_a_bundle_and_fails_leaves_no_manifest(tmp_path, ti
     build(tiny_checkpoint, plan(tiny_checkpoint), tmp_path / "b")
     original = compilers.write
 
-    def fails(name, traced, folder):
-        if name == "openvino":
+    def fails(traced, variant, folder):
+        if variant.backend == "openvino":
             raise BuildError("no more")
-        original(name, traced, folder)
+        original(traced, variant, folder)
 
     monkeypatch.setattr(compilers, "write", fails)
     other = Plan("tiny", [tiny_checkpoint.arch.subnet(8, 1.0)], BACKENDS)

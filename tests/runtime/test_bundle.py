@@ -64,9 +64,11 @@ def test_folders_that_are_no_bundle(tmp_path, bundle):
 
 
 def test_damaged_foreign_and_newer_manifests(bundle):
-    edit(bundle, format_version=2)
-    assert "version 2" in refusal(bundle) and "upgrade" in refusal(bundle)
-    edit(bundle, format_version=1, format="something-else")
+    edit(bundle, format_version=3)
+    assert "version 3" in refusal(bundle) and "upgrade" in refusal(bundle)
+    edit(bundle, format_version=1)
+    assert "format version 1 and this program reads 2: build the bundle again" in refusal(bundle)
+    edit(bundle, format_version=2, format="something-else")
     assert "not the manifest" in refusal(bundle)
     generator = json.loads((bundle / "manifest.json").read_text())["generator"]
     edit(bundle, format="anycost-bundle", generator=generator | {"subnets": []})

@@ -7,7 +7,7 @@ from anycost.errors import BudgetError, BundleError
 from anycost.runtime.budget import Budget, parse_latency_ms, parse_memory_mb
 from anycost.runtime.choose import choose
 from anycost.runtime.profile import Measurement, Profile, store_profile, stored_profile
-from anycost.runtime.quality import Interval, Pair, Quality, SubnetQuality
+from anycost.runtime.quality import EngineQuality, FdParity, Interval, Pair, Quality, SubnetQuality
 from anycost.runtime.report import HEADER, cells, values
 
 
@@ -171,6 +171,19 @@ class TestMeasuredQuality:
         bundle = self.bundle(runtime)
         fast = choose(bundle, Budget(latency_ms=0.5), profile).engine.name
         assert fast == choose(runtime.bundle, Budget(latency_ms=0.5), profile).engine.name != "0.5@32/openvino"
+
+    def test_an_engine_whose_images_were_measured_to_differ_is_not_taken(self, runtime, profile):
+        bundle = self.bundle(runtime)
+        (record,) = (engine for engine in bundle.manifest.engines if engine.name == "0.5@32/openvino")
+        pair, zero = Pair(psnr_db=30.0, ssim=0.9, distance=0.1), Interval(value=0, low=0, high=0)
+        for difference, taken in ((0.5, "0.5@32/openvino"), (2.5, "0.5@32/onnxruntime")):
+            parity = FdParity(difference=difference, bound=2.0, passed=difference <= 2)
+            engine = EngineQuality(key=record.key, own=pair, full=pair, fd_own=zero, parity=parity)
+            measured = bundle.with_quality(bundle.quality.model_copy(update={"engines": {record.name: engine}}))
+            choice = choose(measured, Budget(), profile)
+            assert choice.engine.name == taken
+        (row,) = (row for row in choice.rows if row.engine.name == record.name)
+        assert row.misfit == "its images differ too much: 2.5 above 2"
 
     def test_the_table_shows_what_was_ranked_by(self, runtime, profile):
         at = HEADER.index("quality")

@@ -1,0 +1,21 @@
+"""TensorRT-RTX on an NVIDIA GPU: its kernels are compiled on the device that runs them, and kept in the user's cache."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from pathlib import Path
+
+from anycost.runtime.backends import Bind
+from anycost.runtime.cuda.driver import cuda
+from anycost.runtime.cuda.tensorrt_engine import Library, TensorRtEngine
+from anycost.runtime.cuda.weights import device_weights
+
+# The first device that CUDA_VISIBLE_DEVICES leaves.
+DEVICE = 0
+
+
+def load(folder: Path, bind: Bind, threads: int) -> TensorRtEngine:
+    # The device first: without a driver it has the better message.
+    device = cuda(DEVICE)
+    library = Library("tensorrt_rtx", import_module("tensorrt_rtx"), compiles_here=True)
+    return TensorRtEngine(library, folder, bind, threads, device, device_weights(DEVICE))

@@ -1,0 +1,477 @@
+"""Engines of TensorRT and of TensorRT-RTX: a plan without weights, the weights beside it, and runs that copy nothing.
+
+Inputs and outputs are float32 with the batch first, dynamic within optimization profile 0. The activations of an engine lie in
+one block that all its execution contexts share, since only one of them runs at a time.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import lzma
+import math
+from collections import OrderedDict
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from anycost.errors import BackendError, InputError
+from anycost.runtime.backends import BINDINGS_NAME, Array, Bind, PlanBindings
+from anycost.runtime.binding import Binding
+from anycost.runtime.cuda.arrays import DeviceArray, as_device_array, as_stream
+from anycost.runtime.cuda.driver import Cuda, DeviceMemory
+from anycost.runtime.cuda.weights import DeviceWeights
+from anycost.runtime.files import write_whole
+from anycost.runtime.profile import cache_folder
+
+PLAN_NAME = "engine.plan.xz"
+
+# Each keeps an execution context and a graph.
+KEPT_BATCH_SIZES = 4
+
+# What every compiled kernel may take for granted of an address; memory that an engine allocates itself has it.
+_ALIGNMENT = 256
+
+# bindings.json's names of the types -> TensorRT's.
+_TYPES = {"float32": "FLOAT", "float16": "HALF", "bfloat16": "BF16"}
+
+
+@dataclass(frozen=True)
+class Library:
+    """One of the two libraries. backend: its name in messages. trt: its module. compiles_here: its plans hold no kernels, they
+    are compiled for the device when they are first run, and kept in the user's cache."""
+
+    backend: str
+    trt: Any
+    compiles_here: bool
+
+
+@dataclass(frozen=True)
+class _Port:
+    """An input or output that is no weight. shape: of one sample."""
+
+    name: str
+    shape: tuple[int, ...]
+
+    def bytes(self, batch: int) -> int:
+        return 4 * batch * math.prod(self.shape)
+
+
+@dataclass
+class _Staged:
+    """A context of one batch size that reads and writes the engine's own buffers, and its graph once it has one."""
+
+    context: Any
+    graph: Any = None
+    runs: int = 0
+
+
+class TensorRtEngine:
+    """A loaded engine on one device. Not thread-safe: use one for each thread.
+
+    folder: holds the plan and bindings.json. bind: makes a constant. threads: that the library may use on the CPU. weights:
+    the device's, shared with its other engines. max_batch: the most samples that one execution takes. Raises BackendError.
+    """
+
+    def __init__(
+        self, library: Library, folder: Path, bind: Bind, threads: int, cuda: Cuda, weights: DeviceWeights
+    ) -> None:
+        self._library, self._cuda = library, cuda
+        bindings = PlanBindings.model_validate_json((folder / BINDINGS_NAME).read_bytes())
+        plan = _plan(folder / PLAN_NAME)
+        self._staged: OrderedDict[int, _Staged] = OrderedDict()
+        self._direct: Any = None
+        self._direct_batch = 0
+        # The end of the last run, on whichever stream it was, and what runs that may not be over read and write.
+        self._last: Any = None
+        self._in_flight: list[tuple[Any, object]] = []
+        self._log = _log(library.trt)
+        self._log.errors.clear()
+        with cuda.active():
+            self._stream = cuda.new_stream()
+            self._handle = as_stream(self._stream)
+            runtime = library.trt.Runtime(self._log)
+            runtime.max_threads = max(threads, 1)
+            self._engine = runtime.deserialize_cuda_engine(plan)
+            if self._engine is None:
+                raise self._failed(
+                    f"the plan {folder / PLAN_NAME} was refused", "rebuild the bundle for this version and GPU"
+                )
+            self._weights: dict[str, DeviceMemory] = {}
+            if bindings.delivery == "refit":
+                self._weights_bytes = self._refit(bindings.weights, bind)
+            else:
+                self._weights = self._held(bindings.weights, bind, weights)
+                self._weights_bytes = sum(memory.size for memory in self._weights.values())
+            self._inputs, self._outputs, self._min_batch, self.max_batch = self._ports()
+            self._config, self._kernels = self._kernel_cache(plan)
+            # A block of no bytes has no address.
+            self._activations = cuda.allocate(max(int(self._engine.device_memory_size_v2), _ALIGNMENT))
+            self._buffers = {
+                port.name: cuda.allocate(max(port.bytes(self.max_batch), _ALIGNMENT))
+                for port in (*self._inputs, *self._outputs)
+            }
+        # Batch sizes whose kernels are in the cache by now.
+        self._compiled: set[int] = set()
+        # Those of a cache that was refused, say, explain no later failure.
+        self._log.errors.clear()
+
+    @property
+    def device_bytes(self) -> int:
+        """Memory of the device that this engine needs, in bytes: activations, inputs and outputs, and all its weights, those
+        too that it shares. What the library keeps for itself (its kernels) is not in it."""
+        buffers = sum(memory.size for memory in self._buffers.values())
+        return self._activations.size + buffers + self._weights_bytes
+
+    def run(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
+        """inputs: float32 [N, ...] by name, one N in all -> the outputs by name, float32 [N, ...]. N above ``max_batch`` is run
+        in pieces. Raises InputError for a missing input or a wrong shape, BackendError when the device fails."""
+        self._require(inputs)
+        arrays = {port.name: np.ascontiguousarray(inputs[port.name], dtype=np.float32) for port in self._inputs}
+        batch = self._batch({name: array.shape for name, array in arrays.items()})
+        found = {port.name: np.empty((batch, *port.shape), np.float32) for port in self._outputs}
+        with self._cuda.active():
+            self._follow(self._handle)
+            for start in range(0, batch, self.max_batch):
+                stop = min(start + self.max_batch, batch)
+                for name, array in arrays.items():
+                    self._cuda.upload(self._buffers[name].pointer, array[start:stop], self._handle)
+                self._execute(stop - start)
+                for name, array in found.items():
+                    self._cuda.download(array[start:stop], self._buffers[name].pointer, self._handle)
+            self._cuda.synchronize(self._handle)
+        # All earlier runs were waited for.
+        self._last, self._in_flight = None, []
+        return found
+
+    def run_device(
+        self, inputs: Mapping[str, Any], *, stream: Any = None, outputs: Mapping[str, Any] | None = None
+    ) -> dict[str, DeviceArray]:
+        """A run on arrays that lie on the device; it returns before the run is over.
+
+        inputs: arrays of PyTorch, CuPy, ... by name (``as_device_array``), float32 [N, ...], N at most ``max_batch``. They must
+        keep their content until the run is over. stream: the caller's, on which the run is put (``as_stream``); None for the
+        engine's own. outputs: arrays to write to, by name; an output that is not named goes to the engine's own memory, which
+        the next run overwrites. -> all outputs, to be read on that stream, or by a library that waits for it, as those with
+        DLPack do. Nothing is copied, but for arrays whose address is not a multiple of 256.
+        Raises InputError for an array that cannot be taken, BackendError when the device fails.
+        """
+        self._require(inputs)
+        handle = self._handle if stream is None else as_stream(stream)
+        arrays = {p.name: as_device_array(inputs[p.name], f"input {p.name}", stream=handle) for p in self._inputs}
+        batch = self._batch({name: array.shape for name, array in arrays.items()})
+        if not 0 < batch <= self.max_batch:
+            raise InputError(
+                f"a batch of {batch} does not fit this engine, which takes 1 to {self.max_batch}: split it"
+            )
+        given = self._given(outputs or {}, batch, handle)
+        for name, array in (arrays | given).items():
+            if array.device != self._cuda.ordinal:
+                raise InputError(f"{name} lies on CUDA device {array.device}, and the engine on {self._cuda.ordinal}")
+        with self._cuda.active():
+            self._follow(handle)
+            for array in (*arrays.values(), *given.values()):
+                if array.stream not in (None, handle):
+                    self._cuda.order(array.stream or 0, handle)
+            context = self._direct_context(batch)
+            for name, array in arrays.items():
+                if array.pointer % _ALIGNMENT:
+                    self._cuda.copy(self._buffers[name].pointer, array.pointer, array.nbytes, handle)
+                self._set_address(context, name, self._aligned(name, array))
+            found = {}
+            for port in self._outputs:
+                found[port.name] = given.get(port.name) or self._own(port, batch, handle)
+                self._set_address(context, port.name, self._aligned(port.name, found[port.name]))
+            self._enqueue(context, handle)
+            for name, array in given.items():
+                if array.pointer % _ALIGNMENT:
+                    self._cuda.copy(array.pointer, self._buffers[name].pointer, array.nbytes, handle)
+            self._last = self._cuda.record(handle)
+            self._in_flight = [pair for pair in self._in_flight if not self._cuda.done(pair[0])]
+            self._in_flight.append((self._last, (arrays, given)))
+            self._keep_kernels(batch)
+        return found
+
+    # Loading
+
+    def _refit(self, weights: Mapping[str, Binding], bind: Bind) -> int:
+        """Give a stripped plan all its weights. -> their bytes."""
+        trt = self._library.trt
+        refitter = trt.Refitter(self._engine, self._log)
+        names = list(refitter.get_all_weights())
+        unknown = [name for name in names if name not in weights]
+        if unknown:
+            raise BackendError(
+                f"{self._library.backend} asks for weights that {BINDINGS_NAME} has not: {_listed(unknown)}"
+            )
+        # The refitter reads them where they are.
+        arrays = {name: bind(weights[name]) for name in names}
+        for name, array in arrays.items():
+            kind = getattr(trt.DataType, _TYPES[weights[name].dtype])
+            if not refitter.set_named_weights(name, trt.Weights(kind, array.ctypes.data, array.size)):
+                raise self._failed(f"the weights {name} were refused", "rebuild the bundle")
+        missing = list(refitter.get_missing_weights())
+        if missing:
+            raise BackendError(
+                f"{self._library.backend} has no value for the weights {_listed(missing)}; rebuild the bundle"
+            )
+        if not refitter.refit_cuda_engine():
+            raise self._failed("the weights could not be put into the plan", "rebuild the bundle")
+        return sum(array.nbytes for array in arrays.values())
+
+    def _held(self, wanted: Mapping[str, Binding], bind: Bind, weights: DeviceWeights) -> dict[str, DeviceMemory]:
+        """The weights that are inputs of the network."""
+        engine, trt = self._engine, self._library.trt
+        names = {engine.get_tensor_name(i) for i in range(engine.num_io_tensors)}
+        missing = [name for name in wanted if name not in names]
+        if missing:
+            raise BackendError(f"the plan has no inputs for the weights {_listed(missing)}: rebuild the bundle")
+        held = {}
+        for name, binding in wanted.items():
+            shape, kind = tuple(engine.get_tensor_shape(name)), engine.get_tensor_dtype(name)
+            if shape != binding.shape or kind != getattr(trt.DataType, _TYPES[binding.dtype]):
+                raise BackendError(
+                    f"the plan takes the weights {name} as {kind} {list(shape)}, and {BINDINGS_NAME} makes them "
+                    f"{binding.dtype} {list(binding.shape)}: rebuild the bundle"
+                )
+            held[name] = weights.hold(bind(binding), self._handle)
+        return held
+
+    def _ports(self) -> tuple[tuple[_Port, ...], tuple[_Port, ...], int, int]:
+        """-> inputs, outputs, and the smallest and largest batch of the profile."""
+        engine, trt = self._engine, self._library.trt
+        inputs, outputs = [], []
+        smallest, largest = 1, 0
+        for name in [engine.get_tensor_name(i) for i in range(engine.num_io_tensors)]:
+            if name in self._weights:
+                continue
+            shape, kind = tuple(engine.get_tensor_shape(name)), engine.get_tensor_dtype(name)
+            if kind != trt.DataType.FLOAT or not shape or min(shape[1:], default=1) < 0:
+                raise BackendError(
+                    f"the plan has {name} as {kind} {list(shape)}, where float32 with only the batch dynamic was expected: "
+                    "rebuild the bundle"
+                )
+            port = _Port(name, shape[1:])
+            if engine.get_tensor_mode(name) != trt.TensorIOMode.INPUT:
+                outputs.append(port)
+                continue
+            inputs.append(port)
+            if shape[0] >= 0:
+                low = high = shape[0]
+            else:
+                least, _, most = engine.get_tensor_profile_shape(name, 0)
+                low, high = int(least[0]), int(most[0])
+            smallest, largest = max(smallest, low), min(largest or high, high)
+        if not inputs or not outputs or smallest > largest:
+            raise BackendError(
+                "the plan has no inputs, no outputs, or no batch size that all inputs share: rebuild the bundle"
+            )
+        return tuple(inputs), tuple(outputs), smallest, largest
+
+    def _kernel_cache(self, plan: bytes) -> tuple[Any, _Kernels | None]:
+        """-> the settings of contexts, and the compiled kernels where there are any to keep."""
+        trt = self._library.trt
+        if not self._library.compiles_here:
+            return None, None
+        config = self._engine.create_runtime_config()
+        config.set_execution_context_allocation_strategy(trt.ExecutionContextAllocationStrategy.USER_MANAGED)
+        # Otherwise a batch size first runs on general kernels while its own are compiled: a graph would keep the slow ones.
+        config.dynamic_shapes_kernel_specialization_strategy = trt.DynamicShapesKernelSpecializationStrategy.EAGER
+        kernels = _Kernels(config.create_runtime_cache(), plan)
+        config.set_runtime_cache(kernels.cache)
+        return config, kernels
+
+    # Running
+
+    def _require(self, given: Mapping[str, object]) -> None:
+        names = [port.name for port in self._inputs]
+        if set(given) != set(names):
+            raise InputError(
+                f"the engine takes the inputs {_listed(names)}; {_listed(sorted(given)) or 'none'} were given"
+            )
+
+    def _batch(self, shapes: Mapping[str, tuple[int, ...]]) -> int:
+        batch: int | None = None
+        for port in self._inputs:
+            shape = shapes[port.name]
+            if len(shape) != 1 + len(port.shape) or shape[1:] != port.shape:
+                raise InputError(f"input {port.name} has shape {list(shape)}: {['N', *port.shape]} was expected")
+            if batch is not None and shape[0] != batch:
+                raise InputError(f"input {port.name} has a batch of {shape[0]}, and {self._inputs[0].name} of {batch}")
+            batch = shape[0]
+        return batch or 0
+
+    def _given(self, outputs: Mapping[str, Any], batch: int, stream: int) -> dict[str, DeviceArray]:
+        shapes = {port.name: (batch, *port.shape) for port in self._outputs}
+        given = {}
+        for name, output in outputs.items():
+            if name not in shapes:
+                raise InputError(f"the engine has no output {name}: it has {_listed(list(shapes))}")
+            array = as_device_array(output, f"output {name}", stream=stream)
+            if array.shape != shapes[name] or array.readonly:
+                state = "read-only " if array.readonly else ""
+                raise InputError(
+                    f"output {name} is {state}{list(array.shape)}: a writable array of {list(shapes[name])} was expected"
+                )
+            given[name] = array
+        return given
+
+    def _follow(self, stream: int) -> None:
+        """The activations are one block: a run on this stream begins after the last one on any other."""
+        if self._last is not None:
+            self._cuda.wait(stream, self._last)
+
+    def _execute(self, batch: int) -> None:
+        """One run over the engine's own buffers on its own stream."""
+        staged = self._staged_for(batch)
+        # After one plain run: the first makes what a capture may not.
+        if staged.runs == 1:
+            staged.graph = self._captured(staged.context)
+        if staged.graph is None:
+            self._enqueue(staged.context, self._handle)
+        else:
+            self._cuda.launch(staged.graph, self._stream)
+        staged.runs += 1
+        self._keep_kernels(batch)
+
+    def _captured(self, context: Any) -> Any:
+        """The graph of a run, None where it cannot be had: it saves launches, the results are the same."""
+        if self._library.compiles_here and not context.is_stream_capturable(self._handle):
+            return None
+        try:
+            return self._cuda.capture(self._stream, lambda stream: self._enqueue(context, stream))
+        except BackendError:
+            self._log.errors.clear()
+            return None
+
+    def _enqueue(self, context: Any, stream: int) -> None:
+        if not context.execute_async_v3(stream):
+            raise self._failed("a run could not be started", "run it again, or use another backend")
+
+    def _staged_for(self, batch: int) -> _Staged:
+        # One context for each size: a graph stays valid only while its context is left as it was captured.
+        if batch in self._staged:
+            self._staged.move_to_end(batch)
+            return self._staged[batch]
+        context = self._context(batch)
+        for port in (*self._inputs, *self._outputs):
+            self._set_address(context, port.name, self._buffers[port.name].pointer)
+        if len(self._staged) >= KEPT_BATCH_SIZES:
+            # A piece of this very run may still be using it.
+            self._cuda.synchronize(self._handle)
+            self._staged.popitem(last=False)
+        self._staged[batch] = _Staged(context)
+        return self._staged[batch]
+
+    def _direct_context(self, batch: int) -> Any:
+        """The context of runs on arrays from outside, whose addresses change from run to run."""
+        if self._direct is None:
+            self._direct = self._context(batch)
+        elif self._direct_batch != batch:
+            self._set_shapes(self._direct, batch)
+        self._direct_batch = batch
+        return self._direct
+
+    def _context(self, batch: int) -> Any:
+        """A new execution context with the weights, for a batch size."""
+        strategy = self._library.trt.ExecutionContextAllocationStrategy.USER_MANAGED
+        context = self._engine.create_execution_context(strategy if self._config is None else self._config)
+        if context is None:
+            raise self._failed("no execution context could be made", "close other programs that use the GPU")
+        context.set_device_memory(self._activations.pointer, self._activations.size)
+        for name, memory in self._weights.items():
+            self._set_address(context, name, memory.pointer)
+        self._set_shapes(context, batch)
+        return context
+
+    def _set_shapes(self, context: Any, batch: int) -> None:
+        if batch < self._min_batch:
+            raise InputError(f"a batch of {batch} is smaller than the {self._min_batch} that this engine was built for")
+        for port in self._inputs:
+            if not context.set_input_shape(port.name, (batch, *port.shape)):
+                raise self._failed(f"the shape {[batch, *port.shape]} of {port.name} was refused", "rebuild the bundle")
+
+    def _set_address(self, context: Any, name: str, pointer: int) -> None:
+        if not context.set_tensor_address(name, pointer):
+            raise self._failed(f"the address of {name} was refused", "rebuild the bundle")
+
+    def _aligned(self, name: str, array: DeviceArray) -> int:
+        return self._buffers[name].pointer if array.pointer % _ALIGNMENT else array.pointer
+
+    def _own(self, port: _Port, batch: int, stream: int) -> DeviceArray:
+        memory, shape = self._buffers[port.name], (batch, *port.shape)
+        # The engine's own stream must live as long as anything can wait for it.
+        owner = (memory, self._stream)
+        return DeviceArray(memory.pointer, shape, np.dtype(np.float32), self._cuda.ordinal, owner, stream)
+
+    def _keep_kernels(self, batch: int) -> None:
+        if self._kernels is not None and batch not in self._compiled:
+            self._compiled.add(batch)
+            self._kernels.keep()
+
+    def _failed(self, what: str, advice: str) -> BackendError:
+        reason = "".join(f": {error}" for error in self._log.errors)
+        self._log.errors.clear()
+        return BackendError(f"{self._library.backend}: {what}{reason}; {advice}")
+
+
+class _Kernels:
+    """The kernels that were compiled on this device for a plan, in the user's cache. Losing them costs only time."""
+
+    def __init__(self, cache: Any, plan: bytes):
+        self.cache = cache
+        self._path = cache_folder() / "kernels" / f"{hashlib.sha256(plan).hexdigest()[:16]}.bin"
+        self._stored = b""
+        try:
+            stored = self._path.read_bytes()
+            # The library checks it, against its own version, the device and the driver too, and starts empty when it does
+            # not fit.
+            if cache.deserialize(stored):
+                self._stored = stored
+        except Exception:  # unreadable, or refused with an exception of the library
+            pass
+
+    def keep(self) -> None:
+        """Write them, if there are any new ones."""
+        made = self.cache.serialize()
+        data = b"" if made is None else bytes(made)
+        if not data or data == self._stored:
+            return
+        try:
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            write_whole(self._path, data)
+        except OSError:
+            return
+        self._stored = data
+
+
+def _plan(path: Path) -> bytes:
+    try:
+        return lzma.decompress(path.read_bytes())
+    except (OSError, lzma.LZMAError, EOFError) as error:
+        raise BackendError(f"{path} cannot be read: {error}; copy the bundle again, or rebuild it") from None
+
+
+@cache
+def _log(trt: Any) -> Any:
+    """The one logger of a library, which may refer to the first it is given until the process ends. errors: the first since
+    they were cleared, which tends to be the cause, and the last."""
+
+    class Log(trt.ILogger):  # type: ignore[misc]
+        def __init__(self) -> None:
+            trt.ILogger.__init__(self)
+            self.errors: list[str] = []
+
+        def log(self, severity: Any, message: str) -> None:
+            if severity in (trt.ILogger.ERROR, trt.ILogger.INTERNAL_ERROR):
+                self.errors[1:] = [" ".join(message.split())[:300]]
+
+    return Log()
+
+
+def _listed(names: list[str]) -> str:
+    shown = ", ".join(names[:5])
+    return f"{shown} and {len(names) - 5} more" if len(names) > 5 else shown

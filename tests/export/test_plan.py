@@ -1,0 +1,159 @@
+"""TensorRT-RTX engines, built for real without a GPU."""
+
+import json
+import lzma
+
+import numpy as np
+import pytest
+
+from anycost.errors import BackendError, BuildError
+from anycost.export.build import Plan, build
+from anycost.export.compilers import tensorrt as tensorrt_compiler
+from anycost.export.compilers import tensorrt_rtx as rtx_compiler
+from anycost.export.trace import trace_synthesis
+from anycost.export.variants import Variant, variants
+from anycost.runtime.engine_info import engine_info, is_engine
+from anycost.runtime.runtime import open as open_bundle
+from anycost.weights.random_init import random_network
+
+pytest.importorskip("tensorrt_rtx")
+TARGETS = ["sm_86", "sm_89", "sm_120"]
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory, tiny_checkpoint):
+    """fp16 for the CPU and three GPUs, with a network beside the generator."""
+    nets = [tiny_checkpoint.arch.subnet(16, 0.25), tiny_checkpoint.arch.full()]
+    wanted = variants(None, ["fp16"], ["cpu", *TARGETS], batch="1:2:4")
+    networks = {"mlp": random_network("mlp-gan")}
+    folder = tmp_path_factory.mktemp("plan") / "bundle"
+    build(tiny_checkpoint, Plan("tiny", nets, wanted, networks=networks), folder)
+    return folder
+
+
+def test_one_plan_for_three_targets_beside_the_cpu_engines(bundle):
+    manifest = open_bundle(bundle).bundle.manifest
+    found = {engine.name: engine for engine in manifest.engines}
+    for network in ("mapping", "0.25@16", "1@32", "mlp"):
+        engine = found[f"{network}/tensorrt_rtx-fp16"]
+        assert engine.targets == tuple(TARGETS) and engine.batch == (1, 2, 4) and engine.precision == "fp16"
+        # The machine that tests has no such GPU: what is known is of the graph, and it is the CPU engine's graph.
+        assert engine.checked == "graph" and engine.parity == found[f"{network}/onnxruntime-fp16"].parity
+        assert engine.parity.psnr_db > 45
+    assert len(found) == 3 * 4
+
+
+def test_the_plan_holds_no_weights(bundle, tiny_checkpoint):
+    folder = bundle / "engines/1@32/tensorrt_rtx-fp16"
+    plan = lzma.decompress((folder / "engine.plan.xz").read_bytes())
+    weight = tiny_checkpoint.tensors["convs.2.conv.weight"].numpy()
+    for number in (np.float16, np.float32):
+        # Any four of its values in a row, in the file's own type.
+        assert weight.reshape(-1)[:4].astype(number).tobytes() not in plan
+    bindings = json.loads((folder / "bindings.json").read_text())
+    assert bindings["delivery"] == "inputs" and len(bindings["weights"]) > 30
+    assert (bundle / "weights/generator.safetensors").stat().st_size < 0.55 * 4 * sum(
+        tensor.numel() for tensor in tiny_checkpoint.tensors.values()
+    )
+
+
+def test_the_report_says_what_was_built(bundle):
+    report = json.loads((bundle / "engines/1@32/tensorrt_rtx-fp16/report.json").read_text())
+    assert report["targets"] == TARGETS and report["batch"] == [1, 2, 4] and report["precision"] == "fp16"
+    types = {layer["type"] for layer in report["layers"] if layer["operation"] == "convolution"}
+    assert "half" in types and report["plan_bytes"] > 0
+    inputs = {port["name"]: port for port in report["inputs"]}
+    assert inputs["w_plus"]["type"] == "float" and inputs["constants.conv1__weight"]["type"] == "half"
+
+
+def test_a_finished_engine_is_kept_and_refresh_makes_it_again(bundle, tiny_checkpoint, tmp_path, monkeypatch):
+    nets = [tiny_checkpoint.arch.subnet(16, 0.25)]
+    plan = Plan("tiny", nets, [Variant("tensorrt_rtx", "fp16", tuple(TARGETS), (1, 1, 1))])
+    build(tiny_checkpoint, plan, tmp_path / "b")
+    calls = []
+    write = rtx_compiler.write
+    monkeypatch.setattr(rtx_compiler, "write", lambda *given: (calls.append(1), write(*given)))
+    build(tiny_checkpoint, plan, tmp_path / "b")
+    assert not calls
+    again = Plan("tiny", nets, plan.variants, refresh=True)
+    build(tiny_checkpoint, again, tmp_path / "b")
+    assert len(calls) == 2
+
+
+def test_an_engine_is_described_from_its_folder(bundle):
+    folder = bundle / "engines/1@32/tensorrt_rtx-fp16"
+    assert is_engine(folder) and is_engine(folder / "engine.plan.xz") and not is_engine(bundle)
+    found = engine_info(folder / "engine.plan.xz")
+    assert found["name"] == "1@32/tensorrt_rtx-fp16" and found["inputs"]["w_plus"] == [8, 64]
+    assert found["outputs"] == {"image": [3, 32, 32]} and found["weights"]["delivery"] == "inputs"
+    assert found["here"] and not found["changed"] and found["versions"]["tensorrt_rtx"]
+
+
+def test_asking_for_an_engine_that_cannot_run_here_names_one_that_can(bundle):
+    runtime = open_bundle(bundle)
+    with pytest.raises(
+        BackendError, match=r"tensorrt_rtx cannot run here: .*GPU.*; here run onnxruntime-fp16, openvino-fp16"
+    ):
+        runtime.generate(0, backend="tensorrt_rtx")
+    rows = runtime.choose().rows
+    assert {row.engine.backend for row in rows if not row.runs} == {"tensorrt_rtx"}
+    checks = {check.engine: check for check in runtime.verify()}
+    assert checks["1@32/tensorrt_rtx-fp16"].skipped and checks["1@32/openvino-fp16"].passed
+
+
+@pytest.mark.parametrize(
+    ("targets", "said"), [(("sm_90",), "does not build for sm_90: it builds for sm_75"), (("sm_13",), "sm_13")]
+)
+def test_a_target_that_the_library_does_not_know(tiny_checkpoint, tmp_path, targets, said):
+    traced = trace_synthesis(
+        tiny_checkpoint.arch,
+        tiny_checkpoint.arch.subnet(8, 0.25),
+        tiny_checkpoint.generator().state_dict(),
+        True,
+        "fp16",
+    )
+    with pytest.raises(BuildError, match=f"does not build for {targets[-1]}: it builds for sm_75"):
+        rtx_compiler.write(traced, Variant("tensorrt_rtx", "fp16", targets, (1, 1, 1)), tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+def test_bf16_and_fp32_build_too(tiny_checkpoint, tmp_path):
+    state = tiny_checkpoint.generator().state_dict()
+    net = tiny_checkpoint.arch.subnet(16, 0.5)
+    for precision in ("bf16", "fp32"):
+        folder = tmp_path / precision
+        folder.mkdir()
+        traced = trace_synthesis(tiny_checkpoint.arch, net, state, False, precision)
+        rtx_compiler.write(traced, Variant("tensorrt_rtx", precision, ("sm_89",), (1, 1, 8), 64), folder)
+        report = json.loads((folder / "report.json").read_text())
+        kinds = {layer["type"] for layer in report["layers"] if layer["operation"] == "convolution"}
+        assert ("bf16" if precision == "bf16" else "float") in kinds and report["workspace_mb"] == 64
+
+
+class _Config:
+    def __init__(self):
+        self.hardware_compatibility_level = "none"
+
+
+class _Gpu:
+    def __init__(self, target):
+        self.target = target
+
+
+def test_tensorrt_is_aimed_at_the_gpu_at_hand(monkeypatch):
+    """Its libraries are not needed to say for what it can build."""
+
+    class Trt:
+        class HardwareCompatibilityLevel:
+            AMPERE_PLUS = "ampere plus"
+
+    config = _Config()
+    with pytest.raises(BuildError, match="builds on a GPU and none was found"):
+        tensorrt_compiler.aim(Trt, config, ("sm_89",))
+    monkeypatch.setattr(tensorrt_compiler, "devices", lambda: (_Gpu("sm_89"),))
+    tensorrt_compiler.aim(Trt, config, ("sm_89",))
+    assert config.hardware_compatibility_level == "none"
+    tensorrt_compiler.aim(Trt, config, ("sm_86", "sm_120"))
+    assert config.hardware_compatibility_level == "ampere plus"
+    with pytest.raises(BuildError, match="not for sm_75"):
+        tensorrt_compiler.aim(Trt, config, ("sm_75",))
