@@ -87,9 +87,9 @@ def variants(
                 found.append(Variant(backend, precision, (ANY_GPU,), calibration=samples))
             else:
                 found.append(Variant(backend, precision, calibration=samples))
-    for precision in precisions:
-        if all(variant.precision != precision for variant in found):
-            raise BuildError(f"precision {precision} is for {', '.join(_ONLY_ON[precision])}: add one to --backend")
+    for wanted in chosen:
+        if all(variant.precision != wanted for variant in found):
+            raise BuildError(f"precision {wanted} is for {', '.join(_ONLY_ON[wanted])}: add one to --backend")
     return found
 
 
