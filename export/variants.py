@@ -67,7 +67,7 @@ def variants(
         backends += ["tensorrt_rtx"] if gpus else []
     if gpus and not any(backend in GPU_BACKENDS for backend in backends):
         raise BuildError(f"targets {', '.join(gpus)} need a backend for GPUs: add tensorrt_rtx to --backend")
-    if cpus and all(backend in GPU_BACKENDS for backend in backends):
+    if cpus and not gpus and all(backend in GPU_BACKENDS for backend in backends):
         raise BuildError("target cpu needs a backend for CPUs: add onnxruntime or openvino to --backend")
     if workspace_mb is not None and workspace_mb < 1:
         raise BuildError(f"workspace {workspace_mb} MB is not a positive number")

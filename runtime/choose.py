@@ -61,6 +61,7 @@ def choose(
     none fits, BundleError for an unknown sub-network.
     """
     rows = table(bundle, budget, profile, subnet=subnet, backend=backend)
+    runnable_engines(bundle)  # Where none runs here, it says why.
     fitting = [row for row in rows if not row.misfit]
     if not fitting:
         nearest = min((row for row in rows if row.runs), key=lambda row: _excess(row, budget))
@@ -84,12 +85,15 @@ def choose(
 def table(
     bundle: Bundle, budget: Budget, profile: Profile | None, *, subnet: str | None = None, backend: str | None = None
 ) -> list[Row]:
-    """All engines with what is known of them, cheapest first; at least one that runs here."""
+    """All engines with what is known of them, cheapest first; some of them run here, unless none of the bundle does."""
     if subnet is not None:
         bundle.subnet(subnet)
     if backend is not None:
         _known(bundle, backend)
-    runnable = set(runnable_engines(bundle))
+    try:
+        runnable = set(runnable_engines(bundle))
+    except BackendError:
+        runnable = set()
     rows = []
     nets = sorted(bundle.generator.subnets, key=lambda net: net.macs)
     for engine in (engine for net in nets for engine in bundle.engines(net.name)):
@@ -103,7 +107,7 @@ def table(
         else:
             misfit = unusable(engine) or "its mapping cannot run here"
         rows.append(Row(net, engine, measured, misfit, runs=runs))
-    if not any(row.runs for row in rows):
+    if not rows or (runnable and not any(row.runs for row in rows)):
         raise BudgetError(f"{bundle.folder} has no engine for {subnet or 'any sub-network'} on backend {backend}")
     ranked_by, figures = _ranking(bundle.quality, {row.subnet.name for row in rows})
     return [replace(row, quality=figures.get(row.subnet.name), ranked_by=ranked_by) for row in rows]

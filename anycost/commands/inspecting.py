@@ -56,6 +56,7 @@ def inspect(
     """
     import anycost
     from anycost.runtime.budget import Budget
+    from anycost.runtime.choose import table
     from anycost.runtime.engine_info import is_engine
     from anycost.runtime.report import part_rows, part_values, rows_for, values
 
@@ -70,7 +71,10 @@ def inspect(
         return
     runtime = anycost.open(bundle, threads=threads)
     manifest = runtime.bundle.manifest
-    rows = rows_for(runtime, Budget())[0] if manifest.generator else []
+    try:
+        rows = rows_for(runtime, Budget())[0] if manifest.generator else []
+    except BackendError:  # A bundle for another machine can be looked at all the same.
+        rows = table(runtime.bundle, Budget(), None)
     size = sum(record.size for record in manifest.all_files().values())
     if as_json:
         shown = manifest.model_dump(

@@ -4,6 +4,8 @@ import enum
 import json
 import lzma
 import re
+import subprocess
+import sys
 from importlib import util
 from pathlib import Path
 from types import SimpleNamespace
@@ -96,6 +98,22 @@ def test_an_engine_is_described_from_its_folder(bundle):
     assert found["name"] == "1@32/tensorrt_rtx-fp16" and found["inputs"]["w_plus"] == [8, 64]
     assert found["outputs"] == {"image": [3, 32, 32]} and found["weights"]["delivery"] == "inputs"
     assert found["here"] and not found["changed"] and found["versions"]["tensorrt_rtx"]
+
+
+def test_a_bundle_for_another_machine_can_be_looked_at_and_not_run(tmp_path, tiny_checkpoint):
+    only = [Variant("tensorrt_rtx", "fp16", ("sm_89",), (1, 1, 1))]
+    build(tiny_checkpoint, Plan("tiny", [tiny_checkpoint.arch.subnet(8, 0.25)], only), tmp_path / "b")
+
+    def run(*arguments):
+        return subprocess.run([sys.executable, "-m", "anycost.cli", *arguments], capture_output=True, text=True)
+
+    shown = run("inspect", str(tmp_path / "b"))
+    assert (
+        shown.returncode == 0 and "0.25@8/tensorrt_rtx-fp16" in shown.stdout and "needs an NVIDIA GPU" in shown.stdout
+    )
+    for command in (["verify"], ["generate", "--seed", "0", "-o", str(tmp_path / "out")]):
+        refused = run(command[0], str(tmp_path / "b"), *command[1:])
+        assert refused.returncode == 2 and "can run here: tensorrt_rtx-fp16: it needs an NVIDIA GPU" in refused.stderr
 
 
 def test_asking_for_an_engine_that_cannot_run_here_names_one_that_can(bundle):
