@@ -243,12 +243,12 @@ class _Builder:
             self.step(f"{job.name}: {variant.name}")
             engine = None if self.plan.refresh else self.shop.finished(job, variant)
             if engine is None:
-                if variant.precision not in traced:
-                    traced = {
-                        variant.precision: job.trace(variant.precision, variant.calibration or CALIBRATION_SAMPLES)
-                    }
+                # Tracing is most of a build's time: once for each graph, whatever number of backends takes it.
+                form = job.form(variant.precision)
+                if form not in traced:
+                    traced[form] = job.trace(variant.precision, variant.calibration or CALIBRATION_SAMPLES)
                 try:
-                    engine = self.shop.make(job, variant, traced[variant.precision], self.folder / path)
+                    engine = self.shop.make(job, variant, traced[form], self.folder / path)
                 except ParityError as error:
                     self.failures.append(error)
                     continue

@@ -111,7 +111,7 @@ def static_synthesis(
         scaled = x * style[:, :, None, None]
         if layer.rgb:
             image = F.conv2d(scaled, tensors[f"{name}.weight"]) + tensors[f"{name}.bias"]
-            images.append(image + _upsample(images[-1], kernel) if images else image)
+            images.append(image + upsample(images[-1], kernel) if images else image)
             continue
         energy = (style * style) @ tensors[f"{name}.energy"]
         # rsqrt(energy + 0.5e-8) in the form of ``rsqrt_plus``.
@@ -127,7 +127,7 @@ def static_synthesis(
     return images
 
 
-def _upsample(image: Tensor, kernel: Tensor) -> Tensor:
+def upsample(image: Tensor, kernel: Tensor) -> Tensor:
     """Zero insertion, padding (2, 1) and the FIR are together a depthwise transposed convolution (the FIR is symmetric)."""
     return F.conv_transpose2d(image, kernel.expand(3, 1, 4, 4), stride=2, padding=1, groups=3)
 

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from anycost.export.deploy import Deployed, noise_bindings, synthesis_bindings
+from anycost.export.deploy import Deployed, noise_bindings, synthesis_bindings, upsample
 from anycost.networks.channels import Architecture, Layer, Subnet
 from anycost.networks.stylegan2 import fir_kernel
 from anycost.runtime.binding import Binding, Dtype
@@ -87,7 +87,7 @@ def half_synthesis(
         if layer.rgb:
             gain = largest * tensors[f"{name}.peak"] * spread
             rgb = F.conv2d(scaled, weight).float() * gain[:, :, None, None] + tensors[f"{name}.bias"]
-            image = rgb if image is None else rgb + _upsample(image, kernel)
+            image = rgb if image is None else rgb + upsample(image, kernel)
             continue
         if layer.up:
             # weight.dtype is float16 here in bf16 too: TensorRT-RTX has no transposed convolution in bfloat16.
@@ -115,10 +115,6 @@ def _normalized_style(layer: Layer, tensors: Mapping[str, Tensor], w_plus: Tenso
     # A style of zeros stays one.
     largest = style.abs().amax(dim=1, keepdim=True).clamp(min=1e-8)
     return style / largest, largest
-
-
-def _upsample(image: Tensor, kernel: Tensor) -> Tensor:
-    return F.conv_transpose2d(image, kernel.expand(3, 1, 4, 4), stride=2, padding=1, groups=3)
 
 
 class HalfSynthesis(Deployed):

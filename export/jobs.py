@@ -37,6 +37,10 @@ class Job(Protocol):
     weights: str
     basis: dict[str, Any]
 
+    def form(self, precision: str) -> str:
+        """The precision whose graph engines of ``precision`` are made from: one that nothing changes in is float32's."""
+        ...
+
     def trace(self, precision: str, calibration: int = CALIBRATION_SAMPLES) -> Traced:
         """calibration: how many samples int8 activations are scaled by. A graph without int8 form is float32 there."""
         ...
@@ -57,9 +61,10 @@ class MappingJob:
         self.name, self.weights, self.basis = MAPPING, weights, {}
         self._arch, self._reference = arch, reference
 
+    def form(self, precision: str) -> str:
+        return "fp32"  # w decides everything, and costs little.
+
     def trace(self, precision: str, calibration: int = CALIBRATION_SAMPLES) -> Traced:
-        del calibration  # w decides everything, and costs little.
-        del precision
         return trace_mapping(self._arch, self._reference.generator.state_dict())
 
     def sample(self) -> tuple[Arrays, dict[str, str]]:
@@ -76,6 +81,9 @@ class SubnetJob:
         self.name, self.weights, self.basis = net.name, weights, {"net": asdict(net)}
         self.net = net
         self._arch, self._reference = arch, reference
+
+    def form(self, precision: str) -> str:
+        return precision
 
     def trace(self, precision: str, calibration: int = CALIBRATION_SAMPLES) -> Traced:
         state = self._reference.generator.state_dict()
@@ -120,9 +128,11 @@ class PartJob:
         self.name, self.weights, self.basis = record.name, weights, {"part": record.model_dump()}
         self._record, self._network, self._part = record, network, part
 
+    def form(self, precision: str) -> str:
+        return _float_form(precision)
+
     def trace(self, precision: str, calibration: int = CALIBRATION_SAMPLES) -> Traced:
-        del calibration
-        return trace_part(self._network, self._part, _float_form(precision))
+        return trace_part(self._network, self._part, self.form(precision))
 
     @functools.cached_property
     def _inputs(self) -> Arrays:

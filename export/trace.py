@@ -37,6 +37,10 @@ class Traced:
     model: onnx.ModelProto
     bindings: dict[str, Binding]
 
+    @property
+    def opset(self) -> int:
+        return next(domain.version for domain in self.model.opset_import if domain.domain in ("", "ai.onnx"))
+
     def values(self) -> dict[str, np.ndarray]:
         """The bound initializers as the tracer computed them."""
         found = {initializer.name: initializer for initializer in self.model.graph.initializer}

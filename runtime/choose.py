@@ -9,7 +9,7 @@ from anycost.runtime import backends
 from anycost.runtime.budget import Budget
 from anycost.runtime.bundle import Bundle
 from anycost.runtime.manifest import EngineRecord, SubnetRecord
-from anycost.runtime.profile import Measurement, Profile, runnable_engines
+from anycost.runtime.profile import Measurement, Profile, nothing_runs, synthesis_engines
 from anycost.runtime.quality import Quality
 from anycost.runtime.usable import preference, unusable
 
@@ -61,7 +61,8 @@ def choose(
     none fits, BundleError for an unknown sub-network.
     """
     rows = table(bundle, budget, profile, subnet=subnet, backend=backend)
-    runnable_engines(bundle)  # Where none runs here, it says why.
+    if not any(row.runs for row in rows):
+        raise nothing_runs(bundle)
     fitting = [row for row in rows if not row.misfit]
     if not fitting:
         nearest = min((row for row in rows if row.runs), key=lambda row: _excess(row, budget))
@@ -90,10 +91,7 @@ def table(
         bundle.subnet(subnet)
     if backend is not None:
         _known(bundle, backend)
-    try:
-        runnable = set(runnable_engines(bundle))
-    except BackendError:
-        runnable = set()
+    runnable = set(synthesis_engines(bundle))
     rows = []
     nets = sorted(bundle.generator.subnets, key=lambda net: net.macs)
     for engine in (engine for net in nets for engine in bundle.engines(net.name)):

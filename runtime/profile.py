@@ -107,20 +107,22 @@ def store_profile(bundle: Bundle, profile: Profile) -> Path | None:
 
 
 def runnable_engines(bundle: Bundle) -> list[str]:
-    """Names of the synthesis engines that can run here, as can the mapping of the same variant, cheapest first.
+    """``synthesis_engines``. Raises BackendError when there is none."""
+    found = synthesis_engines(bundle)
+    if not found:
+        raise nothing_runs(bundle)
+    return found
 
-    Raises BackendError when there is none.
-    """
+
+def synthesis_engines(bundle: Bundle) -> list[str]:
+    """Names of the synthesis engines that can run here, as can the mapping of the same variant, cheapest first."""
     mapped = {engine.variant for engine in bundle.engines(MAPPING) if not unusable(engine)}
-    found = [
+    return [
         engine.name
         for net in sorted(bundle.generator.subnets, key=lambda net: net.macs)
         for engine in bundle.engines(net.name)
         if engine.variant in mapped and not unusable(engine)
     ]
-    if not found:
-        raise _nothing_installed(bundle)
-    return found
 
 
 def part_engines(bundle: Bundle) -> list[str]:
@@ -131,11 +133,11 @@ def part_engines(bundle: Bundle) -> list[str]:
     parts = [part.name for network in bundle.manifest.networks for part in network.parts]
     found = [engine.name for part in parts for engine in bundle.engines(part) if not unusable(engine)]
     if parts and not found:
-        raise _nothing_installed(bundle)
+        raise nothing_runs(bundle)
     return found
 
 
-def _nothing_installed(bundle: Bundle) -> BackendError:
+def nothing_runs(bundle: Bundle) -> BackendError:
     return BackendError(f"no engine of {bundle.folder} can run here: {reasons(bundle.manifest.engines)}")
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
+from functools import cache
 from importlib import import_module, metadata, util
 from pathlib import Path
 from typing import Literal, Protocol
@@ -99,8 +100,10 @@ class PlanBindings(BaseModel):
     weights: dict[str, Binding]
 
 
+@cache
 def installed(backend: str) -> str | None:
-    """The version of a backend's package, None when it is not installed or cannot be used. Imports nothing."""
+    """The version of a backend's package, None when it is not installed or cannot be used. Imports nothing; looked up once,
+    since every image asks for every engine."""
     if backend not in _BACKENDS or _hindrance(backend):
         return None
     package = _BACKENDS[backend][0]

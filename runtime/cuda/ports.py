@@ -32,7 +32,7 @@ class Ports:
         names, given = [port.name for port in self.inputs], list(given)
         if set(given) != set(names):
             raise InputError(
-                f"the engine takes the inputs {_listed(names)}; {_listed(sorted(given)) or 'none'} were given"
+                f"the engine takes the inputs {listed(names)}; {listed(sorted(given)) or 'none'} were given"
             )
 
     def batch(self, shapes: Mapping[str, tuple[int, ...]]) -> int:
@@ -53,7 +53,7 @@ class Ports:
         given = {}
         for name, output in outputs.items():
             if name not in shapes:
-                raise InputError(f"the engine has no output {name}: it has {_listed(list(shapes))}")
+                raise InputError(f"the engine has no output {name}: it has {listed(list(shapes))}")
             array = as_device_array(output, f"output {name}", stream=stream)
             if array.shape != shapes[name] or array.readonly:
                 state = "read-only " if array.readonly else ""
@@ -71,6 +71,7 @@ def on_device(arrays: Mapping[str, DeviceArray], ordinal: int) -> None:
             raise InputError(f"{name} lies on CUDA device {array.device}, and the engine on {ordinal}")
 
 
-def _listed(names: list[str]) -> str:
+def listed(names: list[str]) -> str:
+    """The first five, and how many more."""
     shown = ", ".join(names[:5])
     return f"{shown} and {len(names) - 5} more" if len(names) > 5 else shown

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import lzma
-import math
 from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -23,6 +22,7 @@ from anycost.runtime.backends import BINDINGS_NAME, Array, Bind, PlanBindings
 from anycost.runtime.binding import Binding
 from anycost.runtime.cuda.arrays import DeviceArray, as_device_array, as_stream
 from anycost.runtime.cuda.driver import Cuda, DeviceMemory
+from anycost.runtime.cuda.ports import Port, Ports, listed, on_device
 from anycost.runtime.cuda.weights import DeviceWeights
 from anycost.runtime.files import write_whole
 from anycost.runtime.profile import cache_folder
@@ -47,17 +47,6 @@ class Library:
     backend: str
     trt: Any
     compiles_here: bool
-
-
-@dataclass(frozen=True)
-class _Port:
-    """An input or output that is no weight. shape: of one sample."""
-
-    name: str
-    shape: tuple[int, ...]
-
-    def bytes(self, batch: int) -> int:
-        return 4 * batch * math.prod(self.shape)
 
 
 @dataclass
@@ -106,13 +95,13 @@ class TensorRtEngine:
             else:
                 self._weights = self._held(bindings.weights, bind, weights)
                 self._weights_bytes = sum(memory.size for memory in self._weights.values())
-            self._inputs, self._outputs, self._min_batch, self.max_batch = self._ports()
+            self._ports, self._min_batch, self.max_batch = self._read_ports()
             self._config, self._kernels = self._kernel_cache(plan)
             # A block of no bytes has no address.
             self._activations = cuda.allocate(max(int(self._engine.device_memory_size_v2), _ALIGNMENT))
             self._buffers = {
                 port.name: cuda.allocate(max(port.bytes(self.max_batch), _ALIGNMENT))
-                for port in (*self._inputs, *self._outputs)
+                for port in (*self._ports.inputs, *self._ports.outputs)
             }
         # Batch sizes whose kernels are in the cache by now.
         self._compiled: set[int] = set()
@@ -129,10 +118,10 @@ class TensorRtEngine:
     def run(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
         """inputs: float32 [N, ...] by name, one N in all -> the outputs by name, float32 [N, ...]. N above ``max_batch`` is run
         in pieces. Raises InputError for a missing input or a wrong shape, BackendError when the device fails."""
-        self._require(inputs)
-        arrays = {port.name: np.ascontiguousarray(inputs[port.name], dtype=np.float32) for port in self._inputs}
-        batch = self._batch({name: array.shape for name, array in arrays.items()})
-        found = {port.name: np.empty((batch, *port.shape), np.float32) for port in self._outputs}
+        self._ports.require(inputs)
+        arrays = {port.name: np.ascontiguousarray(inputs[port.name], dtype=np.float32) for port in self._ports.inputs}
+        batch = self._ports.batch({name: array.shape for name, array in arrays.items()})
+        found = {port.name: np.empty((batch, *port.shape), np.float32) for port in self._ports.outputs}
         with self._cuda.active():
             self._follow(self._handle)
             for start in range(0, batch, self.max_batch):
@@ -159,18 +148,16 @@ class TensorRtEngine:
         DLPack do. Nothing is copied, but for arrays whose address is not a multiple of 256.
         Raises InputError for an array that cannot be taken, BackendError when the device fails.
         """
-        self._require(inputs)
+        self._ports.require(inputs)
         handle = self._handle if stream is None else as_stream(stream)
-        arrays = {p.name: as_device_array(inputs[p.name], f"input {p.name}", stream=handle) for p in self._inputs}
-        batch = self._batch({name: array.shape for name, array in arrays.items()})
+        arrays = {p.name: as_device_array(inputs[p.name], f"input {p.name}", stream=handle) for p in self._ports.inputs}
+        batch = self._ports.batch({name: array.shape for name, array in arrays.items()})
         if not 0 < batch <= self.max_batch:
             raise InputError(
                 f"a batch of {batch} does not fit this engine, which takes 1 to {self.max_batch}: split it"
             )
-        given = self._given(outputs or {}, batch, handle)
-        for name, array in (arrays | given).items():
-            if array.device != self._cuda.ordinal:
-                raise InputError(f"{name} lies on CUDA device {array.device}, and the engine on {self._cuda.ordinal}")
+        given = self._ports.given(outputs or {}, batch, handle)
+        on_device(arrays | given, self._cuda.ordinal)
         with self._cuda.active():
             self._follow(handle)
             for array in (*arrays.values(), *given.values()):
@@ -182,7 +169,7 @@ class TensorRtEngine:
                     self._cuda.copy(self._buffers[name].pointer, array.pointer, array.nbytes, handle)
                 self._set_address(context, name, self._aligned(name, array))
             found = {}
-            for port in self._outputs:
+            for port in self._ports.outputs:
                 found[port.name] = given.get(port.name) or self._own(port, batch, handle)
                 self._set_address(context, port.name, self._aligned(port.name, found[port.name]))
             self._enqueue(context, handle)
@@ -205,7 +192,7 @@ class TensorRtEngine:
         unknown = [name for name in names if name not in weights]
         if unknown:
             raise BackendError(
-                f"{self._library.backend} asks for weights that {BINDINGS_NAME} has not: {_listed(unknown)}"
+                f"{self._library.backend} asks for weights that {BINDINGS_NAME} has not: {listed(unknown)}"
             )
         # The refitter reads them where they are.
         arrays = {name: bind(weights[name]) for name in names}
@@ -216,7 +203,7 @@ class TensorRtEngine:
         missing = list(refitter.get_missing_weights())
         if missing:
             raise BackendError(
-                f"{self._library.backend} has no value for the weights {_listed(missing)}; rebuild the bundle"
+                f"{self._library.backend} has no value for the weights {listed(missing)}; rebuild the bundle"
             )
         if not refitter.refit_cuda_engine():
             raise self._failed("the weights could not be put into the plan", "rebuild the bundle")
@@ -228,7 +215,7 @@ class TensorRtEngine:
         names = {engine.get_tensor_name(i) for i in range(engine.num_io_tensors)}
         missing = [name for name in wanted if name not in names]
         if missing:
-            raise BackendError(f"the plan has no inputs for the weights {_listed(missing)}: rebuild the bundle")
+            raise BackendError(f"the plan has no inputs for the weights {listed(missing)}: rebuild the bundle")
         held = {}
         for name, binding in wanted.items():
             shape, kind = tuple(engine.get_tensor_shape(name)), engine.get_tensor_dtype(name)
@@ -240,8 +227,8 @@ class TensorRtEngine:
             held[name] = weights.hold(bind(binding), self._handle)
         return held
 
-    def _ports(self) -> tuple[tuple[_Port, ...], tuple[_Port, ...], int, int]:
-        """-> inputs, outputs, and the smallest and largest batch of the profile."""
+    def _read_ports(self) -> tuple[Ports, int, int]:
+        """-> inputs and outputs, and the smallest and largest batch of the profile."""
         engine, trt = self._engine, self._library.trt
         inputs, outputs = [], []
         smallest, largest = 1, 0
@@ -254,7 +241,7 @@ class TensorRtEngine:
                     f"the plan has {name} as {kind} {list(shape)}, where float32 with only the batch dynamic was expected: "
                     "rebuild the bundle"
                 )
-            port = _Port(name, shape[1:])
+            port = Port(name, shape[1:])
             if engine.get_tensor_mode(name) != trt.TensorIOMode.INPUT:
                 outputs.append(port)
                 continue
@@ -269,7 +256,7 @@ class TensorRtEngine:
             raise BackendError(
                 "the plan has no inputs, no outputs, or no batch size that all inputs share: rebuild the bundle"
             )
-        return tuple(inputs), tuple(outputs), smallest, largest
+        return Ports(tuple(inputs), tuple(outputs)), smallest, largest
 
     def _kernel_cache(self, plan: bytes) -> tuple[Any, _Kernels | None]:
         """-> the settings of contexts, and the compiled kernels where there are any to keep."""
@@ -285,39 +272,6 @@ class TensorRtEngine:
         return config, kernels
 
     # Running
-
-    def _require(self, given: Mapping[str, object]) -> None:
-        names = [port.name for port in self._inputs]
-        if set(given) != set(names):
-            raise InputError(
-                f"the engine takes the inputs {_listed(names)}; {_listed(sorted(given)) or 'none'} were given"
-            )
-
-    def _batch(self, shapes: Mapping[str, tuple[int, ...]]) -> int:
-        batch: int | None = None
-        for port in self._inputs:
-            shape = shapes[port.name]
-            if len(shape) != 1 + len(port.shape) or shape[1:] != port.shape:
-                raise InputError(f"input {port.name} has shape {list(shape)}: {['N', *port.shape]} was expected")
-            if batch is not None and shape[0] != batch:
-                raise InputError(f"input {port.name} has a batch of {shape[0]}, and {self._inputs[0].name} of {batch}")
-            batch = shape[0]
-        return batch or 0
-
-    def _given(self, outputs: Mapping[str, Any], batch: int, stream: int) -> dict[str, DeviceArray]:
-        shapes = {port.name: (batch, *port.shape) for port in self._outputs}
-        given = {}
-        for name, output in outputs.items():
-            if name not in shapes:
-                raise InputError(f"the engine has no output {name}: it has {_listed(list(shapes))}")
-            array = as_device_array(output, f"output {name}", stream=stream)
-            if array.shape != shapes[name] or array.readonly:
-                state = "read-only " if array.readonly else ""
-                raise InputError(
-                    f"output {name} is {state}{list(array.shape)}: a writable array of {list(shapes[name])} was expected"
-                )
-            given[name] = array
-        return given
 
     def _follow(self, stream: int) -> None:
         """The activations are one block: a run on this stream begins after the last one on any other."""
@@ -357,7 +311,7 @@ class TensorRtEngine:
             self._staged.move_to_end(batch)
             return self._staged[batch]
         context = self._context(batch)
-        for port in (*self._inputs, *self._outputs):
+        for port in (*self._ports.inputs, *self._ports.outputs):
             self._set_address(context, port.name, self._buffers[port.name].pointer)
         if len(self._staged) >= KEPT_BATCH_SIZES:
             # A piece of this very run may still be using it.
@@ -390,7 +344,7 @@ class TensorRtEngine:
     def _set_shapes(self, context: Any, batch: int) -> None:
         if batch < self._min_batch:
             raise InputError(f"a batch of {batch} is smaller than the {self._min_batch} that this engine was built for")
-        for port in self._inputs:
+        for port in self._ports.inputs:
             if not context.set_input_shape(port.name, (batch, *port.shape)):
                 raise self._failed(f"the shape {[batch, *port.shape]} of {port.name} was refused", "rebuild the bundle")
 
@@ -401,7 +355,7 @@ class TensorRtEngine:
     def _aligned(self, name: str, array: DeviceArray) -> int:
         return self._buffers[name].pointer if array.pointer % _ALIGNMENT else array.pointer
 
-    def _own(self, port: _Port, batch: int, stream: int) -> DeviceArray:
+    def _own(self, port: Port, batch: int, stream: int) -> DeviceArray:
         memory, shape = self._buffers[port.name], (batch, *port.shape)
         # The engine's own stream must live as long as anything can wait for it.
         owner = (memory, self._stream)
@@ -470,8 +424,3 @@ def _log(trt: Any) -> Any:
                 self.errors[1:] = [" ".join(message.split())[:300]]
 
     return Log()
-
-
-def _listed(names: list[str]) -> str:
-    shown = ", ".join(names[:5])
-    return f"{shown} and {len(names) - 5} more" if len(names) > 5 else shown

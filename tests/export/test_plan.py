@@ -27,7 +27,7 @@ from anycost.weights.catalogue import resolve
 from anycost.weights.checkpoint import read
 from anycost.weights.random_init import random_network
 
-pytest.importorskip("tensorrt_rtx")
+pytest.importorskip("tensorrt_rtx", reason="TensorRT-RTX has no package for this platform")
 TARGETS = ["sm_86", "sm_89", "sm_120"]
 
 

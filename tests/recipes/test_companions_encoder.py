@@ -249,7 +249,6 @@ def test_shipping_needs_a_run(model, data, tmp_path):
         encoder.ship(Namespace(model=model, data=[data], out=tmp_path / "nothing", batch=4))
 
 
-@pytest.mark.skipif(not (EMBEDDED / "avatars-encoder.safetensors").exists(), reason="the encoder was not shipped yet")
 def test_the_shipped_encoder_finds_the_code_of_a_generated_face():
     """Its codes of generated pictures are nearer to the known code than any other picture's, and than the mean is."""
     found = read_any(EMBEDDED / "avatars-encoder.safetensors")

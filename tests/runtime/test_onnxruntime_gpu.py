@@ -475,6 +475,7 @@ def packages(monkeypatch, tmp_path):
         return SimpleNamespace(submodule_search_locations=[str(capi.parent)])
 
     monkeypatch.setattr(backends.metadata, "version", version)
+    monkeypatch.setattr(backends, "installed", backends.installed.__wrapped__)  # Packages come and go in a test.
     monkeypatch.setattr(backends.util, "find_spec", find_spec)
     return state
 
