@@ -11,17 +11,15 @@ import argparse
 import json
 import sys
 import tempfile
-import time
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
-from threadpoolctl import threadpool_limits
 
 import anycost
 from anycost.benchmarks import latency_report
 from anycost.benchmarks.contenders import CONTENDERS
+from anycost.benchmarks.gemm import gemm_gflops
 from anycost.benchmarks.settings import SETTINGS
 from anycost.errors import AnycostError
 from anycost.export.build import Plan, build
@@ -32,21 +30,6 @@ from anycost.tables import console
 from anycost.weights import catalogue
 from anycost.weights.checkpoint import read
 from anycost.weights.random_init import random_checkpoint
-
-
-def gemm_gflops(threads: int, size: int = 2048, runs: int = 5) -> float:
-    """Best rate of a float32 matrix product here, NumPy's or PyTorch's, in 10^9 operations a second (two a multiply-add)."""
-    a = np.random.RandomState(0).standard_normal((size, size)).astype(np.float32)
-    b = torch.from_numpy(a)
-    times = []
-    with threadpool_limits(threads):
-        for product in (lambda: a @ a, lambda: b @ b):
-            product()
-            for _ in range(runs):
-                started = time.perf_counter()
-                product()
-                times.append(time.perf_counter() - started)
-    return 2 * size**3 / min(times) / 1e9
 
 
 def main() -> int:

@@ -38,8 +38,13 @@ class OpenVinoEngine:
     def run(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
         batch = len(next(iter(inputs.values())))
         request = self._request(batch)
-        request.infer(dict(inputs), share_inputs=True)
-        return {name: np.array(request.get_output_tensor(i).data) for i, name in enumerate(self._outputs)}
+        found = {}
+        for i, (name, port) in enumerate(zip(self._outputs, request.model_outputs, strict=True)):
+            # Written into by the last layer itself: a copy of its own would cost up to a fifth of a run.
+            found[name] = np.empty(tuple(port.shape), np.float32)
+            request.set_output_tensor(i, ov.Tensor(found[name], shared_memory=True))
+        request.infer(dict(inputs), share_inputs=True, share_outputs=True)
+        return found
 
     def _request(self, batch: int) -> ov.InferRequest:
         if batch in self._requests:
