@@ -34,7 +34,7 @@ lint: setup
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@rm -rf $(VENV)/typing && mkdir -p $(VENV)/typing && cp -r anycost $(VENV)/typing/anycost
-	@for folder in networks weights export runtime editing benchmarks; do cp -r $$folder $(VENV)/typing/anycost/$$folder; done
+	@for folder in networks weights kernels export runtime editing benchmarks; do cp -r $$folder $(VENV)/typing/anycost/$$folder; done
 	@cd $(VENV)/typing && MYPYPATH=. ../bin/mypy --config-file ../../pyproject.toml -p anycost
 
 bench: setup

@@ -34,6 +34,7 @@ class BuildArguments:
     batch: str = "1:1:8"
     workspace_mb: int | None = None
     calibration: int | None = None
+    fused: bool = False
     refresh: bool = False
     noise: str = "input"
     labels: Path | None = None
@@ -67,6 +68,7 @@ def build_bundle(
         arguments.batch,
         arguments.workspace_mb,
         arguments.calibration,
+        arguments.fused,
     )
     for model in arguments.models:
         path = Path(model.rpartition("=")[2].partition(":")[0])

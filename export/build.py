@@ -51,6 +51,8 @@ from anycost.weights.checkpoint import Checkpoint, NetworkCheckpoint
 WEIGHTS = "weights/generator.safetensors"
 LATENTS = "reference/latents.safetensors"
 DIRECTIONS = "directions.safetensors"
+# Whose engines are the fused kernels of the generator: other networks have none.
+GENERATOR_BACKENDS = ("cuda",)
 _RESERVED = {"generator", "latents"}
 _STORED_TYPES = (torch.float16, torch.float32)
 Progress = Callable[[str, int, int], None]
@@ -92,6 +94,10 @@ def build(checkpoint: Checkpoint | None, plan: Plan, folder: Path, progress: Pro
         compilers.require(variant)
     if checkpoint is None and not plan.networks:
         raise BuildError("there is nothing to build: give a generator or another network")
+    if checkpoint is None and all(variant.backend in GENERATOR_BACKENDS for variant in plan.engines):
+        raise BuildError(
+            f"backend {plan.engines[0].backend} runs generators, and there is none to build: add another to --backend"
+        )
     if plan.directions and (checkpoint is None or plan.directions.style_dim != checkpoint.arch.style_dim):
         needed = f"of style_dim {checkpoint.arch.style_dim}" if checkpoint else "without a generator"
         raise BuildError(f"directions of style_dim {plan.directions.style_dim} do not fit a bundle {needed}")
@@ -241,12 +247,16 @@ class _Builder:
         traced: dict[str, Traced] = {}
         for variant in self.plan.engines:
             self.step(f"{job.name}: {variant.name}")
+            if variant.backend in GENERATOR_BACKENDS and isinstance(job, PartJob):
+                continue
             engine = None if self.plan.refresh else self.shop.finished(job, variant)
             if engine is None:
                 # Tracing is most of a build's time: once for each graph, whatever number of backends takes it.
-                form = job.form(variant.precision)
+                form = job.form(variant.precision, variant.fused)
                 if form not in traced:
-                    traced[form] = job.trace(variant.precision, variant.calibration or CALIBRATION_SAMPLES)
+                    traced[form] = job.trace(
+                        variant.precision, variant.calibration or CALIBRATION_SAMPLES, variant.fused
+                    )
                 try:
                     engine = self.shop.make(job, variant, traced[form], self.folder / path)
                 except ParityError as error:

@@ -21,7 +21,7 @@ from torch.nn import functional as F
 
 from anycost.networks.channels import Architecture, Layer, Subnet
 from anycost.networks.stylegan2 import PixelNorm, fir_kernel
-from anycost.runtime.binding import Binding
+from anycost.runtime.binding import Binding, Dtype
 
 
 def synthesis_bindings(arch: Architecture, net: Subnet) -> dict[str, Binding]:
@@ -44,13 +44,24 @@ def noise_bindings(net: Subnet) -> dict[str, Binding]:
     return found
 
 
+def with_noise(
+    bindings: Mapping[str, Binding], net: Subnet, stored: bool, dtype: Dtype = "float32"
+) -> dict[str, Binding]:
+    """The constants of a synthesis network whose noise is an input, or those with the stored noise in place of its strengths.
+    dtype: of the stored noise."""
+    if not stored:
+        return dict(bindings)
+    kept = {name: value for name, value in bindings.items() if not name.endswith(".strength")}
+    return kept | {name: value.model_copy(update={"dtype": dtype}) for name, value in noise_bindings(net).items()}
+
+
 def mapping_bindings(arch: Architecture) -> dict[str, Binding]:
     """Constants of ``static_mapping``: weight [in, out] and bias of every layer, with the gain sqrt 2 folded in."""
     dim = arch.style_dim
     found = {}
     for i in range(1, arch.n_mlp + 1):
         scale = 0.01 / sqrt(dim) * sqrt(2)
-        found[f"{i}.weight"] = _take(f"style.{i}.weight", (dim, dim), scale=scale, swap=(0, 1))
+        found[f"{i}.weight"] = _take(f"style.{i}.weight", (dim, dim), scale=scale, order=(1, 0))
         found[f"{i}.bias"] = _take(f"style.{i}.bias", (dim,), scale=0.01 * sqrt(2))
     return found
 
@@ -69,17 +80,19 @@ def _layer_bindings(layer: Layer, full: Layer, style_dim: int) -> dict[str, Bind
     affine = (entering, style_dim)
     found = {
         f"{name}.affine": _take(
-            f"{name}.conv.modulation.weight", affine, affine[::-1], scale=1 / sqrt(style_dim), swap=(0, 1)
+            f"{name}.conv.modulation.weight", affine, affine[::-1], scale=1 / sqrt(style_dim), order=(1, 0)
         ),
         f"{name}.affine_bias": _take(f"{name}.conv.modulation.bias", (entering,)),
-        f"{name}.weight": _take(f"{name}.conv.weight", taken, shape, scale=scale, swap=(1, 2) if layer.up else None),
+        f"{name}.weight": _take(
+            f"{name}.conv.weight", taken, shape, scale=scale, order=(0, 2, 1, 3, 4) if layer.up else None
+        ),
     }
     if layer.rgb:
         found[f"{name}.bias"] = _take(f"{name}.bias", (1, 3, 1, 1))
         return found
     # Half of sum W^2: 1 / sqrt(x / 2) = sqrt 2 / sqrt(x) is the folded gain.
     found[f"{name}.energy"] = _take(
-        f"{name}.conv.weight", taken, (entering, leaving), scale=scale**2 / 2, square_sum=True, swap=(1, 2)
+        f"{name}.conv.weight", taken, (entering, leaving), scale=scale**2 / 2, square_sum=True, order=(0, 2, 1)
     )
     found[f"{name}.strength"] = _take(f"{name}.noise.weight", (1,), (1, 1, 1, 1), scale=sqrt(2))
     found[f"{name}.bias"] = _take(f"{name}.activate.bias", (leaving,), (1, leaving, 1, 1), scale=sqrt(2))
@@ -141,7 +154,7 @@ def static_mapping(tensors: Mapping[str, Tensor], z: Tensor, n_mlp: int) -> Tens
 
 
 class Deployed(nn.Module):
-    """Holds bound constants as buffers, so that the tracer names them. Subclasses say how they are used."""
+    """The form as a module, for PyTorch alone: bound constants as buffers. Subclasses say how they are used."""
 
     def __init__(self, bindings: Mapping[str, Binding], state: Mapping[str, Tensor]):
         super().__init__()
@@ -162,12 +175,7 @@ class StaticSynthesis(Deployed):
     """
 
     def __init__(self, arch: Architecture, net: Subnet, state: Mapping[str, Tensor], stored_noise: bool = False):
-        bindings = synthesis_bindings(arch, net)
-        if stored_noise:
-            bindings = {
-                name: value for name, value in bindings.items() if not name.endswith(".strength")
-            } | noise_bindings(net)
-        super().__init__(bindings, state)
+        super().__init__(with_noise(synthesis_bindings(arch, net), net, stored_noise), state)
         self.net = net
         self.register_buffer("kernel", fir_kernel(4.0)[None, None])
 

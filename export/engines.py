@@ -34,7 +34,7 @@ ENGINE_RECORD = "engine.json"
 @dataclass(frozen=True)
 class EngineShop:
     """key(weights, **what) -> hash of all that a part is made from. changing: called before a finished part is replaced. graphs:
-    parity of graphs by job and precision, for engines that cannot run here."""
+    parity of graphs by job and ``Variant.form``, for engines that cannot run here."""
 
     folder: Path
     threads: int
@@ -73,6 +73,7 @@ class EngineShop:
                 backend=variant.backend,
                 targets=variant.targets,
                 precision=variant.precision,
+                fused=variant.fused,
                 batch=variant.batch,
                 inputs=_shapes(traced.model.graph.input),
                 outputs=_shapes(traced.model.graph.output),
@@ -84,7 +85,7 @@ class EngineShop:
                 parity=ParityRecord(max_abs=0.0, psnr_db=0.0, ssim=0.0),
             )
             runs_here = not unusable(record)
-            parity = None if runs_here else self.graphs.get((job.name, variant.precision))
+            parity = None if runs_here else self.graphs.get((job.name, variant.form))
             if parity is None:
                 if runs_here:
                     engine = backends.load(variant.backend, hidden, weights.bind, self.threads)
@@ -95,7 +96,7 @@ class EngineShop:
                 parity = compare(views(job.run(engine)), expected)
             # ONNX Runtime's engine on the CPU is the graph, but for what int8 leaves out for it.
             if not runs_here or (variant.backend == "onnxruntime" and variant.precision != "int8"):
-                self.graphs[job.name, variant.precision] = parity
+                self.graphs[job.name, variant.form] = parity
             problem = misfit(parity, variant.precision)
             if problem:
                 raise ParityError(
@@ -115,7 +116,7 @@ class EngineShop:
             job.weights,
             part="engine",
             variant=asdict(variant),
-            version=backends.installed(variant.backend),
+            version=compilers.compiler_version(variant.backend),
             onnx=onnx.__version__,
             graph=job.basis,
             network=job.name,
@@ -129,7 +130,7 @@ def _versions(backend: str, opset: int) -> dict[str, str]:
         "onnx": onnx.__version__,
         "opset": str(opset),
     }
-    return found | {backend: backends.installed(backend) or ""}
+    return found | compilers.compiler_version(backend)
 
 
 def _shapes(values: Iterable[onnx.ValueInfoProto]) -> dict[str, tuple[int, ...]]:
@@ -138,4 +139,4 @@ def _shapes(values: Iterable[onnx.ValueInfoProto]) -> dict[str, tuple[int, ...]]
 
 
 def _place(job: Job, variant: Variant) -> str:
-    return f"engines/{job.name}/{variant.backend}-{variant.precision}"
+    return f"engines/{job.name}/{variant.backend}-{variant.form}"

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from anycost.export.deploy import Deployed, noise_bindings, synthesis_bindings, upsample
+from anycost.export.deploy import Deployed, synthesis_bindings, upsample, with_noise
 from anycost.networks.channels import Architecture, Layer, Subnet
 from anycost.networks.stylegan2 import fir_kernel
 from anycost.runtime.binding import Binding, Dtype
@@ -124,12 +124,7 @@ class HalfSynthesis(Deployed):
         self, arch: Architecture, net: Subnet, state: Mapping[str, Tensor], stored_noise: bool, precision: str
     ):
         self.dtype, name = TYPES[precision]
-        bindings = half_bindings(arch, net, name)
-        if stored_noise:
-            kept = {key: value for key, value in bindings.items() if not key.endswith(".strength")}
-            stored = {key: value.model_copy(update={"dtype": name}) for key, value in noise_bindings(net).items()}
-            bindings = kept | stored
-        super().__init__(bindings, state)
+        super().__init__(with_noise(half_bindings(arch, net, name), net, stored_noise, name), state)
         self.net = net
         self.register_buffer("kernel", fir_kernel(4.0)[None, None])
 

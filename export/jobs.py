@@ -37,12 +37,14 @@ class Job(Protocol):
     weights: str
     basis: dict[str, Any]
 
-    def form(self, precision: str) -> str:
-        """The precision whose graph engines of ``precision`` are made from: one that nothing changes in is float32's."""
+    def form(self, precision: str, fused: bool = False) -> str:
+        """What graph engines of ``precision`` are made from: the precision, and whether it is that of the fused kernels. A graph
+        that nothing changes in is float32's."""
         ...
 
-    def trace(self, precision: str, calibration: int = CALIBRATION_SAMPLES) -> Traced:
-        """calibration: how many samples int8 activations are scaled by. A graph without int8 form is float32 there."""
+    def trace(self, precision: str, calibration: int = CALIBRATION_SAMPLES, fused: bool = False) -> Traced:
+        """calibration: how many samples int8 activations are scaled by. A graph without int8 form is float32 there. fused: in
+        the layouts of the fused kernels, where the graph is a generator's."""
         ...
 
     def sample(self) -> tuple[Arrays, dict[str, str]]:
@@ -61,10 +63,10 @@ class MappingJob:
         self.name, self.weights, self.basis = MAPPING, weights, {}
         self._arch, self._reference = arch, reference
 
-    def form(self, precision: str) -> str:
+    def form(self, precision: str, fused: bool = False) -> str:
         return "fp32"  # w decides everything, and costs little.
 
-    def trace(self, precision: str, calibration: int = CALIBRATION_SAMPLES) -> Traced:
+    def trace(self, precision: str, calibration: int = CALIBRATION_SAMPLES, fused: bool = False) -> Traced:
         return trace_mapping(self._arch, self._reference.generator.state_dict())
 
     def sample(self) -> tuple[Arrays, dict[str, str]]:
@@ -82,13 +84,13 @@ class SubnetJob:
         self.net = net
         self._arch, self._reference = arch, reference
 
-    def form(self, precision: str) -> str:
-        return precision
+    def form(self, precision: str, fused: bool = False) -> str:
+        return f"{precision}-fused" if fused else precision
 
-    def trace(self, precision: str, calibration: int = CALIBRATION_SAMPLES) -> Traced:
+    def trace(self, precision: str, calibration: int = CALIBRATION_SAMPLES, fused: bool = False) -> Traced:
         state = self._reference.generator.state_dict()
         stored = self._reference.stored_noise
-        traced = trace_synthesis(self._arch, self.net, state, stored, _float_form(precision))
+        traced = trace_synthesis(self._arch, self.net, state, stored, _float_form(precision), fused)
         return quantized(traced, self._calibration(calibration)) if precision == "int8" else traced
 
     @torch.no_grad()
@@ -128,10 +130,10 @@ class PartJob:
         self.name, self.weights, self.basis = record.name, weights, {"part": record.model_dump()}
         self._record, self._network, self._part = record, network, part
 
-    def form(self, precision: str) -> str:
+    def form(self, precision: str, fused: bool = False) -> str:
         return _float_form(precision)
 
-    def trace(self, precision: str, calibration: int = CALIBRATION_SAMPLES) -> Traced:
+    def trace(self, precision: str, calibration: int = CALIBRATION_SAMPLES, fused: bool = False) -> Traced:
         return trace_part(self._network, self._part, self.form(precision))
 
     @functools.cached_property

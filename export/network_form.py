@@ -29,7 +29,7 @@ class _StaticLinear(nn.Module):
         fan_out, fan_in = layer.weight.shape
         self.activate = layer.activate
         self.bindings = {
-            "weight": _take("weight", (fan_out, fan_in), (fan_in, fan_out), scale=layer.scale * gain, swap=(0, 1)),
+            "weight": _take("weight", (fan_out, fan_in), (fan_in, fan_out), scale=layer.scale * gain, order=(1, 0)),
             "bias": _take("bias", (fan_out,), scale=layer.lr_mul * gain),
         }
         _bind(self, layer)
@@ -45,7 +45,7 @@ class _StaticPlainLinear(nn.Module):
     def __init__(self, layer: nn.Linear):
         super().__init__()
         fan_out, fan_in = layer.weight.shape
-        self.bindings = {"weight": _take("weight", (fan_out, fan_in), (fan_in, fan_out), swap=(0, 1))}
+        self.bindings = {"weight": _take("weight", (fan_out, fan_in), (fan_in, fan_out), order=(1, 0))}
         if layer.bias is not None:
             self.bindings["bias"] = _take("bias", (fan_out,))
         _bind(self, layer)
@@ -65,11 +65,11 @@ class _StaticModulatedConv(nn.Module):
         taken = (1, leaving, entering, kernel, kernel)
         shape = (entering, leaving, kernel, kernel) if self.up else taken[1:]
         self.bindings = {
-            "weight": _take("weight", taken, shape, scale=layer.scale, swap=(1, 2) if self.up else None),
+            "weight": _take("weight", taken, shape, scale=layer.scale, order=(0, 2, 1, 3, 4) if self.up else None),
         }
         if self.demodulate:
             self.bindings["energy"] = _take(
-                "weight", taken, (entering, leaving), scale=layer.scale**2, square_sum=True, swap=(1, 2)
+                "weight", taken, (entering, leaving), scale=layer.scale**2, square_sum=True, order=(0, 2, 1)
             )
         _bind(self, layer)
         self.modulation = _StaticLinear(layer.modulation)

@@ -1,4 +1,4 @@
-"""Tracing a deployed network to ONNX, with one exporter for every network."""
+"""Networks as checked ONNX models: the generator's are written (functions.py), all others traced with one exporter."""
 
 from __future__ import annotations
 
@@ -15,27 +15,53 @@ import torch
 from torch import Tensor, nn
 
 from anycost.errors import BuildError
-from anycost.export.deploy import Deployed, StaticMapping, StaticSynthesis
-from anycost.export.half import HalfSynthesis
+from anycost.export.deploy import bind, mapping_bindings, synthesis_bindings, with_noise
+from anycost.export.functions import (
+    OPSET,
+    constant_name,
+    inlined,
+    mapping_functions,
+    opset_of,
+    synthesis_functions,
+)
+from anycost.export.fused import fused_bindings, fused_synthesis_functions
+from anycost.export.half import TYPES, half_bindings
 from anycost.export.half_graph import in_half
 from anycost.export.network_form import TracedPart
 from anycost.networks.channels import Architecture, Subnet
 from anycost.networks.kinds import Part
 from anycost.runtime.binding import Binding
-from anycost.runtime.latents import noise_sides
 
-OPSET = 18
-BFLOAT16_OPSET = 22  # the first whose convolutions take bfloat16
 # Bytes of constants that come from no weight: FIR kernels, shapes, scalars.
 _MOST_LOOSE = 1 << 20
 
 
 @dataclass(frozen=True)
+class MappingSource:
+    """The mapping network of a generator."""
+
+    arch: Architecture
+
+
+@dataclass(frozen=True)
+class SynthesisSource:
+    """A sub-network of a generator. stored_noise: whether its noise is a constant."""
+
+    arch: Architecture
+    net: Subnet
+    stored_noise: bool
+
+
+@dataclass(frozen=True)
 class Traced:
-    """A checked ONNX model with a dynamic batch. bindings: initializer name -> how the weights file makes it."""
+    """A checked ONNX model with a dynamic batch, of standard operators. bindings: initializer name -> how the weights file makes
+    it. functions: the same with one node a layer, of functions of the domain ``anycost``, where it was written so. source: of
+    which part of a generator it is the graph, for what builds engines without one; None for other networks."""
 
     model: onnx.ModelProto
     bindings: dict[str, Binding]
+    functions: onnx.ModelProto | None = None
+    source: MappingSource | SynthesisSource | None = None
 
     @property
     def opset(self) -> int:
@@ -50,27 +76,42 @@ class Traced:
 def trace_mapping(arch: Architecture, state: Mapping[str, Tensor]) -> Traced:
     """``mapping``: input z [batch, style_dim], output w [batch, style_dim]. It is computed in float32 by engines of every
     precision: eight small products, and w decides everything."""
-    example = torch.zeros(2, arch.style_dim)
-    network = StaticMapping(arch, state)
-    return _trace(network, {"z": example}, ["z"], ["w"], _constants(network))
+    bindings = mapping_bindings(arch)
+    return written(mapping_functions(arch, bind(bindings, state)), bindings, MappingSource(arch))
 
 
 def trace_synthesis(
-    arch: Architecture, net: Subnet, state: Mapping[str, Tensor], stored_noise: bool, precision: str = "fp32"
+    arch: Architecture,
+    net: Subnet,
+    state: Mapping[str, Tensor],
+    stored_noise: bool,
+    precision: str = "fp32",
+    fused: bool = False,
 ) -> Traced:
     """A sub-network: inputs w_plus [batch, n_style, style_dim] and noise_i [batch, 1, H, H], output image [batch, 3, R, R],
-    float32 in every precision."""
-    inputs: dict[str, Tensor | list[Tensor]] = {"w_plus": torch.zeros(2, arch.n_style, arch.style_dim)}
-    names = ["w_plus"]
-    if not stored_noise:
-        inputs["noise"] = [torch.zeros(2, 1, side, side) for side in noise_sides(net.resolution)]
-        names += [f"noise_{i}" for i in range(len(inputs["noise"]))]
-    network: Deployed
+    float32 in every precision. fused: in the layouts of the fused kernels, whose plugins TensorRT finds in ``functions``."""
+    source = SynthesisSource(arch, net, stored_noise)
+    if fused:
+        bindings = fused_bindings(arch, net, stored_noise, precision)
+        constants = bind(bindings, state)
+        return written(fused_synthesis_functions(arch, net, constants, stored_noise, precision), bindings, source)
     if precision == "fp32":
-        network = StaticSynthesis(arch, net, state, stored_noise)
+        bindings = with_noise(synthesis_bindings(arch, net), net, stored_noise)
     else:
-        network = HalfSynthesis(arch, net, state, stored_noise, precision)
-    return _trace(network, inputs, names, ["image"], _constants(network), _opset(precision))
+        dtype = TYPES[precision][1]
+        bindings = with_noise(half_bindings(arch, net, dtype), net, stored_noise, dtype)
+    return written(synthesis_functions(arch, net, bind(bindings, state), stored_noise, precision), bindings, source)
+
+
+def written(
+    model: onnx.ModelProto, bindings: Mapping[str, Binding], source: MappingSource | SynthesisSource | None
+) -> Traced:
+    """Of a model with function nodes, whose constants are all bound."""
+    onnx.checker.check_model(model, full_check=True)
+    plain = inlined(model)
+    onnx.checker.check_model(plain, full_check=True)
+    named = {constant_name(name): binding for name, binding in bindings.items()}
+    return Traced(plain, named, functions=model, source=source)
 
 
 def trace_part(network: nn.Module, part: Part, precision: str = "fp32", batch: int = 2) -> Traced:
@@ -80,7 +121,7 @@ def trace_part(network: nn.Module, part: Part, precision: str = "fp32", batch: i
     inputs = {"inputs": [torch.zeros(batch, *port.shape) for port in part.inputs]}
     names = [port.name for port in part.inputs]
     outputs = [port.name for port in part.outputs]
-    traced = _trace(form, inputs, names, outputs, form.bindings, _opset(precision))
+    traced = _trace(form, inputs, names, outputs, form.bindings, opset_of(precision))
     state = form.state_dict()
     for name, value in traced.values().items():
         if not np.array_equal(value, state[name].numpy()):
@@ -92,14 +133,6 @@ def trace_part(network: nn.Module, part: Part, precision: str = "fp32", batch: i
     model, types = in_half(traced.model, precision, set(traced.bindings))
     bindings = {name: binding.model_copy(update={"dtype": types[name]}) for name, binding in traced.bindings.items()}
     return Traced(model, bindings)
-
-
-def _opset(precision: str) -> int:
-    return BFLOAT16_OPSET if precision == "bf16" else OPSET
-
-
-def _constants(network: Deployed) -> dict[str, Binding]:
-    return {f"constants.{name.replace('.', '__')}": binding for name, binding in network.bindings.items()}
 
 
 def _trace(

@@ -153,13 +153,15 @@ class EngineRecord(Record):
     largest batch of a graph with a profile, None where any is taken. inputs, outputs: shapes without the batch, all float32.
     weights_bytes: what it takes from the weights file, in
     the types that it takes. checked: whether parity is the engine's own or, where it was built on a machine that cannot run
-    it, that of the graph which it was compiled from, run by ONNX Runtime.
+    it, that of the graph which it was compiled from, run by ONNX Runtime. fused: whether a generator's layers are this project's
+    own kernels, as plugins of TensorRT.
     """
 
     network: Name
     backend: Name
     targets: Annotated[tuple[Name, ...], Field(min_length=1)]
     precision: Precision
+    fused: bool = False
     batch: tuple[Positive, Positive, Positive] | None = None
     inputs: dict[Name, Shape]
     outputs: dict[Name, Shape]
@@ -173,8 +175,9 @@ class EngineRecord(Record):
 
     @property
     def variant(self) -> str:
-        """The backend, with the precision where that is not fp32: ``openvino``, ``tensorrt_rtx-fp16``."""
-        return self.backend if self.precision == "fp32" else f"{self.backend}-{self.precision}"
+        """The backend, with the precision where that is not fp32: ``openvino``, ``tensorrt-fp16-fused``."""
+        precision = "" if self.precision == "fp32" else f"-{self.precision}"
+        return f"{self.backend}{precision}{'-fused' if self.fused else ''}"
 
     @property
     def name(self) -> str:

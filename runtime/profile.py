@@ -130,7 +130,9 @@ def part_engines(bundle: Bundle) -> list[str]:
 
     Raises BackendError when the bundle has such networks and none of their engines runs here.
     """
-    parts = [part.name for network in bundle.manifest.networks for part in network.parts]
+    # Those without an engine were built beside a generator, for a backend that runs generators alone.
+    named = {engine.network for engine in bundle.manifest.engines}
+    parts = [part.name for network in bundle.manifest.networks for part in network.parts if part.name in named]
     found = [engine.name for part in parts for engine in bundle.engines(part) if not unusable(engine)]
     if parts and not found:
         raise nothing_runs(bundle)

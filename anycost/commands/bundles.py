@@ -67,8 +67,8 @@ def build(
         str | None,
         typer.Option(
             "--backend",
-            help="onnxruntime, openvino, tensorrt_rtx, tensorrt, separated by commas. Default: those of the targets: the first "
-            "two for cpu, tensorrt_rtx for GPUs.",
+            help="onnxruntime, openvino, tensorrt_rtx, tensorrt, cuda, separated by commas. Default: those of the targets: "
+            "the first two for cpu, tensorrt_rtx for GPUs.",
             show_default=False,
         ),
     ] = None,
@@ -86,6 +86,9 @@ def build(
     calibration: Annotated[
         int | None, typer.Option(help="Samples that int8 activations are scaled by (16).", show_default=False)
     ] = None,
+    fused: Annotated[
+        bool, typer.Option("--fused", help="A generator's layers as our own kernels; with --backend tensorrt.")
+    ] = False,
     refresh: Annotated[bool, typer.Option("--refresh", help="Compile again what is finished.")] = False,
     noise: Annotated[
         str, typer.Option(help="input: noise is an input; stored: engines hold the stored noise.")
@@ -142,6 +145,7 @@ def build(
             batch,
             workspace,
             calibration,
+            fused,
             refresh,
             noise,
             labels,

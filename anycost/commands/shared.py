@@ -40,7 +40,7 @@ BackendOption = Annotated[
     str | None,
     typer.Option(
         "--backend",
-        help="onnxruntime, openvino, tensorrt_rtx, tensorrt, or with a precision, as openvino-fp16.",
+        help="onnxruntime, openvino, cuda, tensorrt_rtx, tensorrt, or with a precision, as openvino-fp16.",
         show_default=False,
     ),
 ]

@@ -1,7 +1,7 @@
 """bfloat16 graphs as ONNX Runtime takes them.
 
-Its types are checked by the operator set: convolutions in bfloat16 came with 22. Its CUDA provider has no bfloat16 kernel for
-transposed convolutions and some other operators, and there is none on the CPU to fall back to: these compute in float32.
+Its CUDA provider has no bfloat16 kernel for transposed convolutions and some other operators, and there is none on the CPU to
+fall back to: these compute in float32.
 """
 
 from __future__ import annotations
@@ -11,10 +11,6 @@ from collections.abc import Set
 import onnx
 from onnx import TensorProto, helper, shape_inference
 
-from anycost.errors import BuildError
-
-OPSET = 22
-
 # What moves values and does not compute.
 _MOVING = {"Cast", "Concat", "Expand", "Flatten", "Gather", "Identity", "Reshape", "Shape", "Slice", "Split", "Squeeze"}
 _MOVING |= {"Transpose", "Unsqueeze"}
@@ -22,21 +18,12 @@ _MOVING |= {"Transpose", "Unsqueeze"}
 CUDA = frozenset(_MOVING | {"Add", "Conv", "Div", "Gemm", "MatMul", "Mul", "Relu", "Sigmoid", "Sub", "Tanh"})
 # TensorRT takes whole graphs, and these have the type in the operator set.
 TENSORRT = CUDA | {"AveragePool", "Clip", "ConvTranspose", "GlobalAveragePool", "LeakyRelu", "MaxPool"}
-# Whose meaning changed between the tracer's operator set and this one.
-_CHANGED = {"AffineGrid", "GridSample", "GroupNormalization"}
 
 
 def for_onnxruntime(model: onnx.ModelProto, kept: Set[str]) -> onnx.ModelProto:
-    """A copy in operator set 22 whose bfloat16 operators are those of ``kept``; all others have casts around them. Raises
-    BuildError for an operator that means something else in that set."""
-    changed = sorted({node.op_type for node in model.graph.node} & _CHANGED)
-    if changed:
-        raise BuildError(f"bf16 is not built for ONNX Runtime from graphs with {', '.join(changed)}: build fp16")
+    """A copy whose bfloat16 operators are those of ``kept``; all others have casts around them."""
     found = onnx.ModelProto()
     found.CopyFrom(model)
-    for domain in found.opset_import:
-        if domain.domain in ("", "ai.onnx"):
-            domain.version = max(domain.version, OPSET)
     del found.graph.value_info[:]
     types = _types(found)
     nodes: list[onnx.NodeProto] = []

@@ -77,6 +77,7 @@ def write(trt: ModuleType, library: Library, traced: Traced, variant: Variant, f
         "builder": f"{library.name} {trt.__version__}",
         "targets": list(variant.targets),
         "precision": variant.precision,
+        "fused": variant.fused,
         "batch": variant.batch,
         "workspace_mb": variant.workspace_mb,
         "weights": library.delivery,

@@ -27,6 +27,7 @@ BINDINGS_NAME = "bindings.json"
 _BACKENDS = {
     "onnxruntime": ("onnxruntime", ""),
     "openvino": ("openvino", "openvino"),
+    "cuda": ("cuda-core", "gpu"),
     "tensorrt_rtx": ("tensorrt_rtx", "tensorrt-rtx"),
     "tensorrt": ("tensorrt", "tensorrt"),
     "onnxruntime_tensorrt_rtx": ("onnxruntime-ep-nv-tensorrt-rtx-cu13", "onnxruntime-tensorrt-rtx"),

@@ -1,4 +1,4 @@
-"""The few operations that engines need on a GPU, over cuda.core and, for plain memory, the driver's own bindings.
+"""The few operations that engines need on a GPU, over cuda.core and, for plain memory and kernels, the driver's own bindings.
 
 Streams are given as integer handles (``arrays.as_stream``), so that those of any library serve. Every failure is a
 BackendError with CUDA's name for it.
@@ -6,8 +6,10 @@ BackendError with CUDA's name for it.
 
 from __future__ import annotations
 
+import ctypes
+import hashlib
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache
 from importlib import import_module
@@ -22,6 +24,7 @@ from anycost.runtime.cuda.devices import devices
 Array = np.ndarray
 
 _OUT_OF_MEMORY = "CUDA_ERROR_OUT_OF_MEMORY"
+_SHARED_WITHOUT_ASKING = 48 << 10  # bytes of shared memory that any kernel may have
 
 
 class DeviceMemory:
@@ -31,6 +34,19 @@ class DeviceMemory:
         self.pointer, self.size = pointer, size
         # At the end of the process the driver takes all of it back, and may be gone before this runs.
         weakref.finalize(self, free).atexit = False
+
+
+class KernelArguments:
+    """What a kernel is launched with, in the layout that the driver reads: ``values`` are ctypes integers, 8 bytes for an address
+    and 4 for a number, which may be changed between launches."""
+
+    def __init__(self, values: Sequence[ctypes.c_uint64 | ctypes.c_int32]):
+        self.values = tuple(values)
+        self._table = (ctypes.c_void_p * len(self.values))(*(ctypes.addressof(value) for value in self.values))
+
+    @property
+    def pointer(self) -> int:
+        return ctypes.addressof(self._table)
 
 
 class Cuda:
@@ -58,6 +74,7 @@ class Cuda:
         with _named("the device cannot be opened"):
             self._call("cuInit", 0)
             self._context = self._call("cuDevicePrimaryCtxRetain", self._call("cuDeviceGet", ordinal))
+        self._loaded: dict[tuple[bytes, str], Any] = {}
 
     @contextmanager
     def active(self) -> Iterator[None]:
@@ -103,6 +120,53 @@ class Cuda:
         """Copy bytes from one address of the device to another, in the order of the stream."""
         with self.active():
             self._call("cuMemcpyDtoDAsync", to, source, size, stream)
+
+    def zero(self, pointer: int, size: int, stream: int) -> None:
+        """Set bytes to zero, in the order of the stream."""
+        with self.active():
+            self._call("cuMemsetD8Async", pointer, 0, size, stream)
+
+    def load_kernel(self, image: bytes, symbol: str, shared: int) -> Any:
+        """A kernel of machine code for this device, for ``launch_kernel``. shared: the dynamic shared memory that a block of it
+        gets, in bytes. It stays loaded as long as the process: it is small, engines share it, and graphs refer to it."""
+        key = hashlib.sha256(image).digest(), symbol
+        with self.active():
+            if key not in self._loaded:
+                module = self._call("cuModuleLoadData", np.frombuffer(image, np.uint8).ctypes.data)
+                kernel = self._call("cuModuleGetFunction", module, symbol.encode())
+                if shared > _SHARED_WITHOUT_ASKING:
+                    attributes = self._driver.CUfunction_attribute
+                    largest = attributes.CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES
+                    self._call("cuFuncSetAttribute", kernel, largest, shared)
+                self._loaded[key] = kernel
+            return self._loaded[key]
+
+    def launch_kernel(
+        self,
+        kernel: Any,
+        grid: tuple[int, int, int],
+        threads: int,
+        shared: int,
+        arguments: KernelArguments,
+        stream: int,
+    ) -> None:
+        """Put a kernel on the stream: grid blocks of so many threads along x, each with ``shared`` bytes of shared memory. To be
+        called inside ``active``: an engine makes dozens of these."""
+        self._call("cuLaunchKernel", kernel, *grid, threads, 1, 1, shared, stream, arguments.pointer, 0)
+
+    def timed_ms(self, stream: int, work: Callable[[], None]) -> float:
+        """How long the device needs for what ``work`` puts on the stream, in milliseconds; waits for it."""
+        with self.active():
+            events = [self._call("cuEventCreate", 0) for _ in range(2)]
+            try:
+                self._call("cuEventRecord", events[0], stream)
+                work()
+                self._call("cuEventRecord", events[1], stream)
+                self._call("cuEventSynchronize", events[1])
+                return float(self._call("cuEventElapsedTime", *events))
+            finally:
+                for event in events:
+                    self._call("cuEventDestroy", event)
 
     def new_stream(self) -> Any:
         """A stream that does not wait for the default one; destroyed when nothing refers to it."""
@@ -154,9 +218,9 @@ class Cuda:
                 builder.close()
 
     def launch(self, graph: Any, stream: Any) -> None:
-        """Run a captured graph. stream: from ``new_stream``."""
+        """Run a captured graph. stream: from ``new_stream``, or a handle."""
         with self.active(), _named("a graph cannot be launched"):
-            graph.launch(stream)
+            graph.launch(self._stream(stream) if isinstance(stream, int) else stream)
 
     def memory_info(self) -> tuple[int, int]:
         """(free, total) memory of the device, in bytes; free: for all programs together."""

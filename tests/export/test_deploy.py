@@ -11,6 +11,7 @@ from anycost.export.deploy import (
     synthesis_bindings,
 )
 from anycost.networks.stylegan2 import Generator
+from anycost.runtime.binding import Binding
 
 GOLDEN_FLEXIBLE = [128, 96, 64, 128, 32, 64, 96, 128, 32, 16]
 
@@ -69,3 +70,15 @@ def test_differentiable(generator):
     )
     image[-1].square().sum().backward()
     assert all(p.grad is not None for name, p in network.named_parameters() if not name.startswith("style."))
+
+
+def test_order_permutes_all_axes_in_both_libraries():
+    values = torch.arange(1.0, 2 * 4 * 3 * 3 * 3 + 1).reshape(1, 6, 4, 3, 3)
+    # The layout of the fused kernels: [tap, in, out].
+    binding = Binding(source="w", take=(1, 5, 4, 3, 3), shape=(9, 4, 5), order=(0, 3, 4, 2, 1))
+    expected = values[0, :5].permute(2, 3, 1, 0).reshape(9, 4, 5)
+    assert torch.equal(binding.apply(values), expected)
+    assert np.array_equal(binding.apply(values.numpy()), expected.numpy())
+    for order in [(0, 1), (0, 1, 2, 3, 3), (0, 1, 2, 3, 5)]:
+        with pytest.raises(ValueError, match="no permutation of 5 axes"):
+            Binding(source="w", take=(1, 5, 4, 3, 3), shape=(9, 4, 5), order=order)

@@ -68,14 +68,14 @@ def test_precisions_that_some_of_the_targets_backends_have():
     assert found == ["onnxruntime-fp16", "onnxruntime-int8", "openvino-fp16", "openvino-int8", "tensorrt_rtx-fp16"]
     with pytest.raises(BuildError, match="int8 is not built for tensorrt_rtx"):
         variants(["openvino", "tensorrt_rtx"], ["fp16", "int8"], ["cpu", "sm_89"])
-    with pytest.raises(BuildError, match=r"precision bf16 is for tensorrt_rtx, .*: add one to --backend"):
+    with pytest.raises(BuildError, match=r"precision bf16 is for cuda, tensorrt_rtx, .*: add one to --backend"):
         variants(None, ["fp32", "bf16"], ["cpu"])
     for samples, precision in ((0, "int8"), (8, "fp16")):
         with pytest.raises(BuildError, match=f"calibration {samples} is for --precision int8, and at least 1"):
             variants(["openvino"], [precision], [], calibration=samples)
 
 
-@pytest.mark.parametrize("backend", COMPILED_BACKENDS)
+@pytest.mark.parametrize("backend", ["tensorrt_rtx", "tensorrt"])
 @pytest.mark.parametrize("precision", ["fp32", "fp16", "bf16"])
 def test_compiled_for_gpus(backend, precision):
     assert variants([backend], [precision], [], "2:3:4", 64) == [
@@ -83,6 +83,21 @@ def test_compiled_for_gpus(backend, precision):
     ]
     (named_targets,) = variants([backend], [precision], ["cpu", "sm_90", "sm_120"])
     assert named_targets == Variant(backend, precision, ("sm_90", "sm_120"), (1, 1, 8))
+
+
+@pytest.mark.parametrize("precision", ["fp32", "fp16", "bf16"])
+def test_our_own_kernels(precision):
+    """Any batch up to the largest, no workspace; Hopper too, which the plans' builder does not know."""
+    (found,) = variants(["cuda"], [precision], [], "2:3:4", 64)
+    assert found == Variant("cuda", precision, ("sm_86", "sm_89", "sm_90", "sm_120"), (1, 3, 4))
+    (named_targets,) = variants(["cuda"], [precision], ["cpu", "sm_100", "sm_80"])
+    assert named_targets == Variant("cuda", precision, ("sm_100", "sm_80"), (1, 1, 8))
+
+
+def test_turing_has_no_bfloat16():
+    assert variants(["cuda"], ["fp16"], ["sm_75"])[0].targets == ("sm_75",)
+    with pytest.raises(BuildError, match="bf16 kernels need sm_80 or newer: leave sm_75 out of --target"):
+        variants(["cuda"], ["bf16"], ["sm_89", "sm_75"])
 
 
 @pytest.mark.parametrize("backend", GRAPH_BACKENDS)
@@ -115,7 +130,7 @@ def test_in_the_order_asked_for():
         ((["openvino"], ["fp32"], ["sm_89"]), "targets sm_89 need a backend for GPUs: add tensorrt_rtx"),
         (
             (["onnxruntime"], ["bf16"], []),
-            "precision bf16 is not built for onnxruntime: it is for tensorrt_rtx, tensorrt, ",
+            "precision bf16 is not built for onnxruntime: it is for cuda, tensorrt_rtx, tensorrt, ",
         ),
         ((None, ["bf16"], ["cpu", "sm_89"]), "precision bf16 is not built for onnxruntime"),
         (

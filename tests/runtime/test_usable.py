@@ -57,6 +57,19 @@ def test_each_reason_says_what_to_do(machine):
     )
 
 
+def test_machine_code_needs_a_compatible_gpu_and_no_version(machine):
+    machine({"cuda": "1.2"}, [gpu(8, 9)])
+    assert usable.unusable(engine("cuda", targets=("sm_86", "sm_90"), version="1.0")) == ""
+    said = usable.unusable(engine("cuda", targets=("sm_90", "sm_120")))
+    assert "built for sm_90, sm_120 and A card is sm_89: build again with --target sm_89" in said
+    machine({"cuda": "1.2"}, [gpu(12, 1)])
+    assert "is sm_121" in usable.unusable(engine("cuda", targets=("sm_120",)))
+    machine({}, [gpu()])
+    assert "pip install 'anycost-runtime[gpu]'" in usable.unusable(engine("cuda"))
+    machine({"cuda": "1.2"})
+    assert "no driver or device" in usable.unusable(engine("cuda"))
+
+
 def test_cpu_engines_need_their_package_only(machine):
     machine({"onnxruntime": "9"})
     assert usable.unusable(engine("onnxruntime", "fp32", ("cpu-x86_64",))) == ""
@@ -69,7 +82,8 @@ def test_where_nothing_was_measured_a_gpu_comes_first_then_the_most_exact():
         engine("onnxruntime", "int8"),
         engine("openvino", "fp32"),
         engine("tensorrt_rtx", "fp16"),
+        engine("cuda", "fp16"),
         engine("onnxruntime", "fp32"),
     ]
     found = [one.variant for one in sorted(engines, key=usable.preference)]
-    assert found == ["tensorrt_rtx-fp16", "onnxruntime", "openvino", "openvino-fp16", "onnxruntime-int8"]
+    assert found == ["cuda-fp16", "tensorrt_rtx-fp16", "onnxruntime", "openvino", "openvino-fp16", "onnxruntime-int8"]

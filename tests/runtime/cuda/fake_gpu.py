@@ -1,5 +1,6 @@
-"""A GPU in host memory, and a TensorRT whose network is y [N, 2] = x [N, 3] @ w [2, 3].T: enough to see what is called, in what
-order, and with which addresses. The classes offer only what the engine uses; a test holds them against the real libraries."""
+"""A GPU in host memory, whose kernels are Python functions, and a TensorRT whose network is y [N, 2] = x [N, 3] @ w [2, 3].T:
+enough to see what is called, in what order, and with which addresses. The classes offer only what the engine uses; a test holds
+them against the real libraries."""
 
 import ctypes
 import enum
@@ -60,6 +61,9 @@ class FakeCuda:
         self.captured = None
         self.no_capture = False
         self.finished = set()
+        # By symbol or machine code: function(grid, *arguments), what a launch of it takes in ms, and how often one was started.
+        self.functions, self.times, self.started = {}, {}, []
+        self.clock = 0.0
 
     @contextmanager
     def active(self):
@@ -90,6 +94,37 @@ class FakeCuda:
     def copy(self, to, source, size, stream):
         self.calls.append(("copy", size, stream))
         ctypes.memmove(to, source, size)
+
+    def zero(self, pointer, size, stream):
+        self.calls.append(("zero", size, stream))
+        ctypes.memset(pointer, 0, size)
+
+    def load_kernel(self, image, symbol, shared):
+        self.calls.append(("load", image, symbol, shared))
+        return image if image in self.functions else symbol
+
+    def launch_kernel(self, kernel, grid, threads, shared, arguments, stream):
+        assert self.depth
+        # The driver reads what the table points to, when it is called.
+        table = (ctypes.c_void_p * len(arguments.values)).from_address(arguments.pointer)
+        values = [type(v).from_address(at).value for v, at in zip(arguments.values, table, strict=True)]
+        assert [type(v) for v in arguments.values[-2:]] == [ctypes.c_uint64] * 2 and values[-2:] == [0, 0]
+
+        def step():
+            self.started.append((kernel, grid, threads, shared, tuple(values[:-2])))
+            self.clock += self.times.get(kernel, 1.0)
+            self.functions[kernel](grid, *values[:-2])
+
+        if self.captured is not None:
+            self.captured.append(step)
+            return
+        self.calls.append(("kernel", kernel, stream))
+        step()
+
+    def timed_ms(self, stream, work):
+        before = self.clock
+        work()
+        return self.clock - before
 
     def new_stream(self):
         return SimpleNamespace(handle=7)

@@ -1,3 +1,4 @@
+import ctypes
 import enum
 import gc
 from types import SimpleNamespace
@@ -10,7 +11,7 @@ from anycost.runtime import backends
 from anycost.runtime.cuda import devices as found
 from anycost.runtime.cuda import driver as wrapped
 from anycost.runtime.cuda.devices import CudaDevice
-from anycost.runtime.cuda.driver import Cuda
+from anycost.runtime.cuda.driver import Cuda, KernelArguments
 
 
 class CUresult(enum.Enum):
@@ -19,10 +20,14 @@ class CUresult(enum.Enum):
     CUDA_ERROR_ILLEGAL_ADDRESS = 700
 
 
+class CUfunctionAttribute(enum.Enum):
+    CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES = 8
+
+
 class Driver:
     """cuda.bindings.driver: every function works and is noted, but for those that ``fails`` names."""
 
-    CUresult = CUresult
+    CUresult, CUfunction_attribute = CUresult, CUfunctionAttribute
 
     def __init__(self):
         self.calls, self.fails = [], {}
@@ -30,6 +35,10 @@ class Driver:
             "cuDevicePrimaryCtxRetain": ("context",),
             "cuMemAlloc": (4096,),
             "cuMemGetInfo": (10_000_000, 20_000_000),
+            "cuModuleLoadData": ("module",),
+            "cuModuleGetFunction": ("kernel",),
+            "cuEventCreate": ("event",),
+            "cuEventElapsedTime": (1.5,),
         }
 
     def __getattr__(self, name):
@@ -129,6 +138,58 @@ def test_copies_name_addresses_and_stream(cuda, driver):
     ]
 
 
+def test_kernels_are_loaded_once_and_get_their_shared_memory(cuda, driver):
+    assert cuda.load_kernel(b"code", "conv", 48 << 10) == "kernel"
+    assert [name for name in driver.names() if not name.startswith("cuCtx")] == [
+        "cuModuleLoadData",
+        "cuModuleGetFunction",
+    ]
+    assert ("cuModuleGetFunction", "module", b"conv") in driver.calls
+    driver.calls.clear()
+    cuda.load_kernel(b"code", "conv", 48 << 10)
+    assert "cuModuleLoadData" not in driver.names()
+    cuda.load_kernel(b"other", "conv", 90_000)
+    largest = CUfunctionAttribute.CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES
+    assert ("cuFuncSetAttribute", "kernel", largest, 90_000) in driver.calls
+
+
+def test_a_kernel_gets_addresses_and_numbers(cuda, driver):
+    arguments = KernelArguments([ctypes.c_uint64(2**40 + 16), ctypes.c_int32(-5), ctypes.c_uint64(0)])
+    cuda.launch_kernel("kernel", (4, 2, 3), 128, 1024, arguments, 7)
+    assert driver.calls == [("cuLaunchKernel", "kernel", 4, 2, 3, 128, 1, 1, 1024, 7, arguments.pointer, 0)]
+    table = (ctypes.c_void_p * 3).from_address(arguments.pointer)
+    assert ctypes.c_uint64.from_address(table[0]).value == 2**40 + 16
+    assert ctypes.c_int32.from_address(table[1]).value == -5
+    arguments.values[0].value = 32
+    assert ctypes.c_uint64.from_address(table[0]).value == 32
+
+
+def test_memory_is_set_to_zero_in_order(cuda, driver):
+    cuda.zero(4096, 100, 7)
+    assert ("cuMemsetD8Async", 4096, 0, 100, 7) in driver.calls
+
+
+def test_work_is_timed_between_events(cuda, driver):
+    assert cuda.timed_ms(7, lambda: driver.calls.append(("work",))) == 1.5
+    names = [name for name in driver.names() if not name.startswith("cuCtx")]
+    assert names == [
+        *("cuEventCreate", "cuEventCreate", "cuEventRecord", "work", "cuEventRecord", "cuEventSynchronize"),
+        *("cuEventElapsedTime", "cuEventDestroy", "cuEventDestroy"),
+    ]
+    driver.fails["cuEventSynchronize"] = CUresult.CUDA_ERROR_ILLEGAL_ADDRESS
+    driver.calls.clear()
+    with pytest.raises(BackendError, match="CUDA_ERROR_ILLEGAL_ADDRESS from cuEventSynchronize"):
+        cuda.timed_ms(7, lambda: None)
+    assert driver.names().count("cuEventDestroy") == 2
+
+
+def test_graphs_are_launched_on_any_stream(cuda):
+    launched = []
+    cuda.launch(SimpleNamespace(launch=launched.append), 70)
+    cuda.launch(SimpleNamespace(launch=launched.append), "own")
+    assert launched == ["stream 70", "own"]
+
+
 def test_a_capture_ends_whatever_happens(cuda):
     log = []
     stream = SimpleNamespace(handle=7, create_graph_builder=lambda: Builder(log))
@@ -166,7 +227,7 @@ def test_a_missing_package_is_said(driver, monkeypatch):
         Cuda(0)
 
 
-@pytest.mark.parametrize("backend", ["tensorrt_rtx", "tensorrt"])
+@pytest.mark.parametrize("backend", ["cuda", "tensorrt_rtx", "tensorrt"])
 def test_backends_need_a_device(tmp_path, monkeypatch, backend):
     monkeypatch.setattr(found, "_library", lambda: None)
     monkeypatch.setattr(backends, "installed", lambda name: "1")
@@ -185,10 +246,14 @@ def test_names_exist_in_the_packages():
     functions = [
         *("cuInit", "cuDeviceGet", "cuDevicePrimaryCtxRetain", "cuCtxPushCurrent", "cuCtxPopCurrent"),
         *("cuMemAlloc", "cuMemFree", "cuMemGetInfo", "cuStreamSynchronize"),
-        *("cuMemcpyHtoDAsync", "cuMemcpyDtoHAsync", "cuMemcpyDtoDAsync"),
+        *("cuMemcpyHtoDAsync", "cuMemcpyDtoHAsync", "cuMemcpyDtoDAsync", "cuMemsetD8Async"),
+        *("cuModuleLoadData", "cuModuleGetFunction", "cuFuncSetAttribute", "cuLaunchKernel"),
+        *("cuEventCreate", "cuEventRecord", "cuEventSynchronize", "cuEventElapsedTime", "cuEventDestroy"),
     ]
     assert [name for name in functions if not hasattr(bindings, name)] == []
     assert bindings.CUresult.CUDA_ERROR_OUT_OF_MEMORY.name == "CUDA_ERROR_OUT_OF_MEMORY"
+    largest = bindings.CUfunction_attribute.CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES
+    assert largest.value == CUfunctionAttribute.CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES.value
     for kind, names in {
         core: ("LEGACY_DEFAULT_STREAM", "PER_THREAD_DEFAULT_STREAM", "Device", "Stream"),
         core.Device: ("set_current", "create_stream"),

@@ -427,9 +427,10 @@ def test_names_exist_in_tensorrt():
 
 
 def test_modules_import_without_packages():
-    for name in ("devices", "dlpack", "arrays", "driver", "weights", "tensorrt_engine"):
+    own = ("program", "targets", "arena", "constants", "launcher", "tuning", "program_engine")
+    for name in ("devices", "dlpack", "arrays", "driver", "weights", "tensorrt_engine", *own):
         module = import_module(f"anycost.runtime.cuda.{name}")
-        heavy = ("torch", "cuda.core", "cuda.bindings", "tensorrt", "tensorrt_rtx", "cupy")
+        heavy = ("torch", "cuda.core", "cuda.bindings", "tensorrt", "tensorrt_rtx", "cupy", "triton")
         imports = [
             n for n in ast.walk(ast.parse(inspect.getsource(module))) if isinstance(n, ast.Import | ast.ImportFrom)
         ]
