@@ -2,6 +2,7 @@
 
     python -m benchmarks.gpu --tests
     python -m benchmarks.gpu --random-init config-f --minutes 30
+    python -m benchmarks.gpu --kernels
 
 Writes gpu-DEVICE.json and gpu-DEVICE.md into the output folder, after every step: a run that is stopped goes on when the same
 command runs again. Ends with 0, with 1 where something failed or the time was up, with 2 where nothing could be measured.
@@ -32,6 +33,14 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--batches", default="1,8", help="separated by commas (default: 1,8)")
     parser.add_argument("--precision", default="fp16", choices=("fp16", "bf16", "fp32"))
     parser.add_argument("--contenders", help="separated by commas (default: all)")
+    parser.add_argument(
+        "--kernels",
+        nargs="?",
+        const="only",
+        choices=("only", "with", "without"),
+        help="the fused kernels one by one: only them (also as --kernels alone), with the contenders, or not at all "
+        "(default: with, unless --contenders names some)",
+    )
     parser.add_argument("--minutes", type=float, default=60.0, help="of the whole run (default: 60)")
     parser.add_argument("--limit", type=float, default=15.0, help="minutes of one contender (default: 15)")
     parser.add_argument("--seconds", type=float, default=2.0, help="of timing, for each figure (default: 2)")

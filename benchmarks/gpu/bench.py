@@ -6,6 +6,7 @@ import argparse
 import sys
 import time
 from dataclasses import asdict, replace
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +15,9 @@ from anycost.benchmarks.gpu.contenders import CONTENDERS, Kind
 from anycost.benchmarks.gpu.device import describe, plain, software
 from anycost.benchmarks.gpu.effort import effort
 from anycost.benchmarks.gpu.job import Job
+from anycost.benchmarks.gpu.kernel_step import TRITON_MISSING, flawed_kernels, measure_kernels
 from anycost.benchmarks.gpu.processes import Outcome, run
-from anycost.benchmarks.gpu.results import MEASURED, Results, Settings, flawed
+from anycost.benchmarks.gpu.results import MEASURED, UNFINISHED, Results, Settings, flawed
 from anycost.errors import BackendError, InputError
 from anycost.networks.channels import Architecture, Subnet, parse_subnets
 from anycost.runtime import backends
@@ -39,7 +41,8 @@ class Bench:
         self.args = args
         self.dry: bool = args.dry_run
         self._deadline = time.monotonic() + 60 * args.minutes
-        self.contenders = _contenders(args.contenders, self.dry)
+        self.kernels: str = args.kernels or ("without" if args.contenders else "with")
+        self.contenders = _contenders(args.contenders, self.dry) if self.kernels != "only" else {}
         model, random_init = args.model, args.random_init
         if not model and not random_init:
             model = DEFAULT_MODEL
@@ -97,13 +100,30 @@ class Bench:
             self._required("reference", "the reference cannot be made")
         for name in pending:
             self._measure(name)
+        if self.kernels != "without":
+            self._kernels()
         print(self.results.path.with_suffix(".md").read_text())
+        return self._code()
+
+    def _code(self) -> int:
         entries = list(self.results.contenders.values())
-        tests = values.get("tests", {})
-        if not any(entry["state"] == MEASURED for entry in entries):
+        kernels, tests = self.results.values.get("kernels"), self.results.values.get("tests", {})
+        states = [entry["state"] for entry in (*entries, *([kernels] if kernels else []))]
+        if MEASURED not in states:
             return 2
         failed = tests.get("failed") or tests.get("errors") or tests.get("reason")
-        return 1 if failed or any(map(flawed, entries)) else 0
+        return 1 if failed or any(map(flawed, entries)) or (kernels and flawed_kernels(kernels)) else 0
+
+    def _kernels(self) -> None:
+        left = self._left()
+        if left < _LEAST_S:
+            entry = self.results.values.get("kernels", {"layers": [], "rows": {}})
+            self.results.keep(kernels=entry | {"state": UNFINISHED, "reason": _TIME_UP})
+            return
+        _say("kernels")
+        measure_kernels(self.job, self.results, run, min(left, 60 * self.args.limit), self.args.retry)
+        entry = self.results.values["kernels"]
+        _say(f"kernels {entry['state']}{': ' + entry['reason'] if entry['reason'] else ''}")
 
     def _required(self, kind: str, without: str) -> Outcome:
         _say(kind)
@@ -202,6 +222,8 @@ def without(kind: Kind, dry: bool) -> str:
             backends.require(kind.backend)
         except BackendError as error:
             return str(error)
+    if kind.triton and find_spec("triton") is None:
+        return TRITON_MISSING
     return "it needs a GPU, and this is a dry run" if dry and kind.place == "gpu" else ""
 
 

@@ -7,21 +7,24 @@ from dataclasses import dataclass
 
 from anycost.benchmarks.gpu.case import Case, Contender
 from anycost.benchmarks.gpu.engine_contender import EngineContender
+from anycost.benchmarks.gpu.fused_operators import fused_eager
 from anycost.benchmarks.gpu.torch_contender import TorchContender
 
 
 @dataclass(frozen=True)
 class Kind:
-    """title: for tables. backend: whose engines it runs, empty for PyTorch. place: ``gpu``, ``dry`` or ``both``."""
+    """title: for tables. backend: whose engines it runs, empty for PyTorch. place: ``gpu``, ``dry`` or ``both``. triton: whether
+    it needs Triton's compiler."""
 
     title: str
     make: Callable[[Case], Contender]
     backend: str = ""
     place: str = "gpu"
+    triton: bool = False
 
 
 def _engines(title: str, backend: str, place: str = "gpu") -> Kind:
-    return Kind(title, lambda case: EngineContender(case, backend), backend, place)
+    return Kind(title, lambda case: EngineContender(case, backend), backend, place, triton=backend == "cuda")
 
 
 # In the order they run: what takes longest to prepare is last.
@@ -30,7 +33,9 @@ CONTENDERS: Mapping[str, Kind] = {
     "static": Kind(
         "eager, static weights", lambda case: TorchContender(case, static=True, compiled=False), place="both"
     ),
+    "eager-fused": Kind("eager with fused operators", fused_eager, triton=True),
     "onnxruntime": _engines("ORT CPU", "onnxruntime", "dry"),
+    "cuda": _engines("our kernels", "cuda"),
     "tensorrt_rtx": _engines("TensorRT-RTX", "tensorrt_rtx"),
     "tensorrt": _engines("TensorRT", "tensorrt"),
     "onnxruntime_cuda": _engines("ORT CUDA", "onnxruntime_cuda"),

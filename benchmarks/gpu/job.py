@@ -17,9 +17,10 @@ Emit = Callable[..., None]
 
 @dataclass(frozen=True)
 class Job:
-    """kind: ``device``, ``reference``, ``probe`` or ``contender``. name: of the backend or the contender. model, random_init:
-    one of the two. target: the device's compute capability, or what else engines are built for; empty for the CPU. folder:
-    for everything that is kept between processes. seconds: of timing, for each figure."""
+    """kind: ``device``, ``reference``, ``probe``, ``contender`` or ``kernels``. name: of the backend or the contender. model,
+    random_init: one of the two. target: the device's compute capability, or what else engines are built for; empty for the CPU.
+    folder: for everything that is kept between processes. seconds: of timing, for each figure. known: keys of problems that need
+    no further run, for ``kernels``."""
 
     kind: str
     name: str
@@ -33,6 +34,7 @@ class Job:
     threads: int
     seconds: float
     dry: bool
+    known: tuple[str, ...] = ()
 
     def checkpoint(self) -> Checkpoint:
         """Raises CheckpointError, DownloadError."""

@@ -166,14 +166,16 @@ def runs_for(machine: Machine, call: Call, seconds: float) -> int:
 @dataclass(frozen=True)
 class Rates:
     """matmul_tflops: of half-precision square products, in 10^12 operations a second (two a multiply-add). copy_gbps: of copies
-    within the device, in 10^9 bytes a second, read and written. Both are medians of what this device did, not its maker's."""
+    within the device, in 10^9 bytes a second, read and written. vector_tflops: of float32 products without tensor cores, 0 where
+    it was not measured. All are medians of what this device did, not its maker's."""
 
     matmul_tflops: float
     copy_gbps: float
+    vector_tflops: float = 0.0
 
 
 def rates(machine: Machine) -> Rates:
-    """By products of 8192 x 8192 float16 and copies of 1 GiB; a dry run takes small ones in float32."""
+    """By products of 8192 x 8192 in float16 and float32 and copies of 1 GiB; a dry run takes small ones in float32."""
     dry = machine.device == "cpu"
     side, kind, size = (256, torch.float32, 1 << 20) if dry else (8192, torch.float16, 1 << 30)
     a, b = (torch.randn(side, side, device=machine.device, dtype=kind) for _ in range(2))
@@ -187,5 +189,9 @@ def rates(machine: Machine) -> Rates:
 
     with torch.inference_mode():
         matmul = milliseconds(lambda: torch.matmul(a, b, out=product))
+        # Without TF32, which is PyTorch's default for products.
+        exact = [x.float() for x in (a, b, product)]
+        vector = milliseconds(lambda: torch.matmul(exact[0], exact[1], out=exact[2]))
         copy = milliseconds(lambda: target.copy_(source))
-    return Rates(float(f"{2 * side**3 / matmul / 1e9:.4g}"), float(f"{2 * size / copy / 1e6:.4g}"))
+    flops = 2 * side**3 / 1e9
+    return Rates(*(float(f"{rate:.4g}") for rate in (flops / matmul, 2 * size / copy / 1e6, flops / vector)))

@@ -6,6 +6,8 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from anycost.benchmarks.gpu.effort import Effort
+from anycost.benchmarks.gpu.goals import goals
+from anycost.benchmarks.gpu.kernel_report import kernels
 from anycost.benchmarks.gpu.machine import Rates
 
 BASELINE = "eager"
@@ -14,7 +16,15 @@ Values = Mapping[str, Any]
 
 def markdown(values: Values) -> str:
     """Of a result that may still lack any of its parts."""
-    lines = [*_heading(values), *_backends(values), *_figures(values), *_memory(values), *_without(values)]
+    lines = [
+        *_heading(values),
+        *_backends(values),
+        *_figures(values),
+        *goals(values),
+        *_memory(values),
+        *_without(values),
+    ]
+    lines += kernels(values)
     return "\n".join(lines) + "\n"
 
 
@@ -38,7 +48,8 @@ def _heading(values: Values) -> Iterator[str]:
     if rates:
         yield (
             f"The device's own rates in this run: {rates['matmul_tflops']:.4g} TFLOP/s in half-precision matrix products, "
-            f"{rates['copy_gbps']:.4g} GB/s in copies within its memory (read and written)."
+            + (f"{rates['vector_tflops']:.4g} in those of float32, " if rates.get("vector_tflops") else "")
+            + f"{rates['copy_gbps']:.4g} GB/s in copies within its memory (read and written)."
         )
     tests = values.get("tests")
     if tests:
@@ -113,6 +124,7 @@ def _without(values: Values) -> Iterator[str]:
         yield "Not measured, or not whole:"
         yield ""
         yield from found
+        yield ""
 
 
 def shares(values: Values, row: Values) -> dict[str, float]:

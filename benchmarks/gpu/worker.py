@@ -31,6 +31,10 @@ def work(job: Job, emit: Emit) -> None:
         from anycost.benchmarks.gpu.probe import probe
 
         probe(job, emit)
+    elif job.kind == "kernels":
+        from anycost.benchmarks.gpu.kernels import measure_kernels
+
+        measure_kernels(job, emit)
     else:
         from anycost.benchmarks.gpu.measure import measure
 

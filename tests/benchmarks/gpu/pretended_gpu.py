@@ -28,6 +28,11 @@ def trial(target, **more):
     return {"kind": "probe"} | found | more
 
 
+def kernels_found():
+    row = {"operator": "to_rgb", "title": "4x4", "used": ["x"], "works": [], "candidates": {}, "failed": {}}
+    return Outcome([{"kind": "cases", "keys": ["k"], "layers": []}, {"kind": "kernel", "key": "k"} | row], "", 1.0)
+
+
 def figures(job, subnets=None, **more):
     found = []
     for subnet in subnets or job.subnets:

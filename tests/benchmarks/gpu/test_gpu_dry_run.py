@@ -21,6 +21,7 @@ def test_a_dry_run_goes_through_every_step(tmp_path, capsys):
     """And the second time finds everything done. One thread: processes that wait for each other's cores take minutes."""
     arguments = ["--dry-run", "--output", tmp_path, "--work", tmp_path / "work", "--seconds", 0.01, "--threads", 1]
     arguments = [str(one) for one in (*arguments, "--contenders", "eager,static,onnxruntime,tensorrt_rtx,compiled")]
+    arguments += ["--kernels", "with"]
     code, said = __main__.main(arguments), capsys.readouterr()
     assert code == 0, said
     result = json.loads((tmp_path / "gpu-dry-run.json").read_text())
@@ -48,7 +49,10 @@ def test_a_dry_run_goes_through_every_step(tmp_path, capsys):
     (tried,) = result["backends"]["onnxruntime"]
     assert tried["built"] and tried["runs"] and not tried["reason"] and tried["parity"]["psnr_db"] > 45
     assert result["rates"]["matmul_tflops"] > 0 and result["settings"]["software"]["torch"]
+    assert result["kernels"]["state"] == "measured" and result["kernels"]["rows"]
+    assert all(row["candidates"] and not row["failed"] for row in result["kernels"]["rows"].values())
     table = (tmp_path / "gpu-dry-run.md").read_text()
+    assert "Which form of a layer wins" in table
     assert said.out.strip() == table.strip() and "| 0.25@8 | 8 | onnxruntime |" in table
     code, said = __main__.main(arguments), capsys.readouterr()
     assert code == 0 and "going on" in said.err and "contender" not in said.err

@@ -4,7 +4,7 @@ import argparse
 import json
 
 import pytest
-from pretended_gpu import GPU, figures, job, trial
+from pretended_gpu import GPU, figures, job, kernels_found, trial
 
 from anycost.benchmarks.gpu import bench, gpu_tests, report
 from anycost.benchmarks.gpu.bench import Bench
@@ -30,13 +30,22 @@ def made(tmp_path, monkeypatch):
                 return Outcome([{"kind": "device", "rates": {"matmul_tflops": 100.0, "copy_gbps": 1000.0}}], "", 1.0)
             if job.kind == "reference":
                 return Outcome([{"kind": "reference"}], "", 1.0)
+            if job.kind == "kernels":
+                return outcomes.get("kernels") or kernels_found()
             if job.kind == "probe":
                 return (probes or {}).get(job.name) or Outcome([trial(job.target)], "", 1.0)
             return outcomes.get(job.name.replace("-", "_")) or figures(job)
 
         monkeypatch.setattr(bench, "run", run)
         arguments = {"model": None, "random_init": "tiny", "subnets": "0.25@8,0.5@16", "batches": "1,8"}
-        arguments |= {"precision": "fp16", "contenders": None, "minutes": 60.0, "limit": 15.0, "seconds": 2.0}
+        arguments |= {
+            "precision": "fp16",
+            "contenders": None,
+            "kernels": None,
+            "minutes": 60.0,
+            "limit": 15.0,
+            "seconds": 2.0,
+        }
         arguments |= {"threads": 2, "output": tmp_path / "out", "work": tmp_path / "work", "tests": False}
         arguments |= {"retry": "retry" in options, "refresh": "refresh" in options, "dry_run": False}
         arguments |= {key: value for option in options if isinstance(option, dict) for key, value in option.items()}
@@ -93,6 +102,24 @@ def test_a_run_goes_on_where_it_was(made):
     assert set(result["contenders"]) == {"eager"} and ("device", "all", "sm_89") in made.jobs
     made("refresh", {"contenders": "eager", "batches": "2"})
     assert ("contender", "eager", "sm_89") in made.jobs
+
+
+def test_kernels_go_with_all_contenders_or_alone(made):
+    code, result = made({"kernels": "only"})
+    assert code == 0 and made.jobs == [("device", "all", "sm_89"), ("kernels", "kernels", "sm_89")]
+    assert result["kernels"]["state"] == "measured" and not result["contenders"]
+    made()
+    assert made.jobs[-1][0] == "kernels", "after all contenders"
+    made({"kernels": "without"})
+    assert not any(kind == "kernels" for kind, _, _ in made.jobs)
+    made({"contenders": "eager"})
+    assert not any(kind == "kernels" for kind, _, _ in made.jobs)
+    wrong = kernels_found()
+    wrong.findings[-1]["failed"] = {"blocks": "it differs"}
+    code, result = made("refresh", {"kernels": "only"}, kernels=wrong)
+    assert code == 1 and "blocks: it differs" in report.markdown(result)
+    code, result = made("refresh", {"kernels": "only", "minutes": 0.1})
+    assert code == 2 and result["kernels"]["state"] == "unfinished"
 
 
 def test_limits(made):
