@@ -40,7 +40,7 @@ from anycost.kernels.modulated_conv.launch import (
     units_of,
 )
 from anycost.kernels.modulated_conv.work import cheaper_up
-from anycost.kernels.upfirdn.launch import finish
+from anycost.kernels.upfirdn.launch import FINISH, FINISH_CONFIGS, finish
 from anycost.networks.channels import Architecture, Layer, Subnet
 from anycost.networks.stylegan2 import fir_kernel
 from anycost.runtime.binding import Binding, Dtype
@@ -235,17 +235,21 @@ class _Synthesis:
                         finish(parts, out, parts=splits, **whole),
                     ]
                 ways["fused"].append((_label("fused ", config, splits), calls))
-            for config, splits in _ways((below + 1) ** 2, entering, leaving, 4):
+            for i, (config, splits) in enumerate(_ways(below * below, entering, leaving, 4)):
                 if splits == 1:
                     between = Slot(f"{layer.name}.up", (1, side + 1, side + 1, leaving), self.dtype)
                     first = conv_transpose3x3(x, weight, between, style=style, demodulation=demodulation, config=config)
-                    calls = [first, finish(between, out, taps=self.taps, **ending)]
+                    # One way tries all block sizes of the second launch: which of them is best does not depend on the first.
+                    for after in FINISH_CONFIGS if i == 0 else (FINISH,):
+                        second = finish(between, out, taps=self.taps, config=after, **ending)
+                        ending_label = "" if after is FINISH else f" + {after.label}"
+                        ways["polyphase"].append((_label("polyphase ", config, 1) + ending_label, [first, second]))
                 else:
                     shape = (1, splits, side + 1, side + 1, leaving)
                     parts = Slot(f"{layer.name}.up{splits}", shape, torch.float32)
                     first = conv_transpose3x3(x, weight, parts, style=style, splits=splits, config=config)
-                    calls = [first, finish(parts, out, taps=self.taps, parts=splits, **whole)]
-                ways["polyphase"].append((_label("polyphase ", config, splits), calls))
+                    second = finish(parts, out, taps=self.taps, parts=splits, **whole)
+                    ways["polyphase"].append((_label("polyphase ", config, splits), [first, second]))
             floors = (below, below, entering, leaving, _BYTES_PER_SECOND, _FLOPS_PER_SECOND, self.dtype)
             better = cheaper_up(*floors)
             choices = ways[better] + ways["polyphase" if better == "fused" else "fused"]

@@ -37,6 +37,10 @@ class FinishConfig:
     warps: int = 4
     stages: int = 2
 
+    @property
+    def label(self) -> str:
+        return f"{self.elements}x{self.channels}x{self.rows}-{self.warps}w{self.stages}s"
+
 
 UPFIRDN = UpfirdnConfig()
 UPFIRDN_CONFIGS = (UPFIRDN, UpfirdnConfig(elements=512), UpfirdnConfig(elements=2048, warps=8))
