@@ -26,8 +26,9 @@ $(VENV)/.ready: pyproject.toml anycost/_version.py
 demo: setup
 	@$(BIN)/python -m anycost.demo --output demo
 
+# On all processors, a file of tests at a time: what a file's tests share is made once.
 test: setup
-	@$(BIN)/python -m pytest
+	@$(BIN)/python -m pytest --numprocesses auto --dist loadfile
 
 # mypy reads the folders as the installed package names them.
 lint: setup

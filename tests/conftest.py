@@ -8,7 +8,8 @@ import torch
 # Tests share the machine with each other: idle workers must not spin.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 sys.path.insert(0, str(Path(__file__).parent))
-torch.set_num_threads(2)
+# With a process for each processor (make test), more threads would only wait for one another.
+torch.set_num_threads(1 if "PYTEST_XDIST_WORKER" in os.environ else 2)
 
 
 @pytest.fixture(autouse=True)
@@ -38,6 +39,20 @@ def tiny_bundle(tmp_path_factory, tiny_checkpoint):
     ]
     folder = tmp_path_factory.mktemp("tiny") / "bundle"
     build(tiny_checkpoint, Plan("tiny", nets, ["onnxruntime", "openvino"]), folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def segmented_bundle(tmp_path_factory, tiny_checkpoint):
+    """Two ratios of the same generator at 8, 16 and 32 px with segments for both backends, and a flexible sub-network without.
+    Not to be written to."""
+    from anycost.export.build import Plan, build
+
+    arch = tiny_checkpoint.arch
+    nets = [arch.subnet(side, ratio) for side in (8, 16, 32) for ratio in (0.5, 1.0)]
+    nets.append(arch.subnet(32, [48, 40, 32, 64, 24, 48, 20, 17], "odd"))
+    folder = tmp_path_factory.mktemp("segmented") / "bundle"
+    build(tiny_checkpoint, Plan("tiny", nets, ["onnxruntime", "openvino"], segments=True), folder)
     return folder
 
 

@@ -20,7 +20,7 @@ import onnx
 from anycost.errors import BuildError
 from anycost.export.trace import Traced
 from anycost.export.variants import Variant
-from anycost.runtime.backends import BINDINGS_NAME, PlanBindings
+from anycost.runtime.backends import BINDINGS_NAME, PlanBindings, PluginWay
 from anycost.runtime.cuda.tensorrt_engine import PLAN_NAME
 from anycost.runtime.files import write_whole
 from anycost.runtime.profile import cache_folder
@@ -32,11 +32,12 @@ Target = Callable[[ModuleType, Any, tuple[str, ...]], None]
 
 @dataclass(frozen=True)
 class Library:
-    """What differs. aim(trt, config, targets): sets what the plan is compiled for."""
+    """What differs. aim(trt, config, targets): sets what the plan is compiled for. plugins: how those in the graph run."""
 
     name: str
     delivery: Literal["inputs", "refit"]
     aim: Target
+    plugins: PluginWay = "none"
 
 
 def write(trt: ModuleType, library: Library, traced: Traced, variant: Variant, folder: Path) -> None:
@@ -71,7 +72,7 @@ def write(trt: ModuleType, library: Library, traced: Traced, variant: Variant, f
         )
     cache.keep()
     (folder / PLAN_NAME).write_bytes(lzma.compress(bytes(plan), preset=1))
-    bindings = PlanBindings(delivery=library.delivery, weights=traced.bindings)
+    bindings = PlanBindings(delivery=library.delivery, plugins=library.plugins, weights=traced.bindings)
     (folder / BINDINGS_NAME).write_text(bindings.model_dump_json(indent=1))
     report = {
         "builder": f"{library.name} {trt.__version__}",

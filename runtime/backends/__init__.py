@@ -22,6 +22,7 @@ Array = np.ndarray
 Bind = Callable[[Binding], Array]
 
 BINDINGS_NAME = "bindings.json"
+PluginWay = Literal["none", "compiled", "launched"]
 
 # Name -> (distribution, extra that brings it). In order of preference where nothing was measured.
 _BACKENDS = {
@@ -92,12 +93,14 @@ class PlanBindings(BaseModel):
     """bindings.json of a TensorRT or TensorRT-RTX engine, whose plan holds no weights.
 
     delivery: ``inputs``: the weights are inputs of the network, by these names; ``refit``: the plan is stripped and takes
-    them by these names before it first runs.
+    them by these names before it first runs. plugins: ``compiled``: their kernels are the plan's own; ``launched``: the runtime
+    launches them (``cuda.tensorrt_plugins``), and has to tell the library of them before it reads the plan.
     """
 
     model_config = ConfigDict(extra="forbid")
 
     delivery: Literal["inputs", "refit"]
+    plugins: PluginWay = "none"
     weights: dict[str, Binding]
 
 

@@ -23,8 +23,9 @@ from anycost.runtime.usable import unusable
 from anycost.weights.checkpoint import NetworkCheckpoint
 
 pytest.importorskip("triton", reason="Triton has no package for this platform")
-# One target, and the smallest network: compiling takes a second for each kernel.
-CUDA = Variant("cuda", "fp16", ("sm_86",), (1, 1, 4))
+# The smallest network: compiling takes a second for each kernel and target.
+TARGETS = ("sm_86", "sm_89", "sm_90", "sm_120")
+CUDA = Variant("cuda", "fp16", TARGETS, (1, 1, 4))
 
 
 def other_network():
@@ -43,9 +44,13 @@ def test_an_engine_is_a_program_and_its_kernels(bundle):
     folder = bundle / "engines/0.25@8/cuda-fp16"
     assert sorted(path.name for path in folder.iterdir()) == ["engine.json", KERNELS_NAME, PROGRAM_NAME, "report.json"]
     program = read_program(folder)
-    assert (program.targets, program.precision, program.max_batch) == (("sm_86",), "fp16", 4)
+    assert (program.targets, program.precision, program.max_batch) == (TARGETS, "fp16", 4)
     assert program.inputs == ("w_plus", "noise_0", "noise_1", "noise_2") and program.outputs == ("image",)
-    assert all(image[:4] == b"\x7fELF" for image in read_images(program, folder).values())
+    images = read_images(program, folder)
+    assert all(image[:4] == b"\x7fELF" for image in images.values())
+    for kernel in program.kernels:
+        # Machine code of one target is another's for none of them.
+        assert set(kernel.images) == set(TARGETS) and len({images[entry] for entry in kernel.images.values()}) == 4
     # The mapping is float32 in every precision.
     assert read_program(bundle / "engines/mapping/cuda-fp16").precision == "fp32"
 
@@ -56,7 +61,7 @@ def test_the_records_say_how_it_was_checked(bundle):
     # Other networks have no engine of this kind.
     assert set(engines) == {"mapping", "0.25@8"}
     for engine in engines.values():
-        assert engine["backend"] == "cuda" and engine["targets"] == ["sm_86"] and engine["batch"] == [1, 1, 4]
+        assert engine["backend"] == "cuda" and engine["targets"] == [*TARGETS] and engine["batch"] == [1, 1, 4]
         assert engine["versions"]["triton"] == metadata.version("triton") and "cuda" not in engine["versions"]
         assert engine["checked"] == ("engine" if not engine_info(bundle / engine["folder"])["here"] else "graph")
         assert engine["parity"]["psnr_db"] > 45
