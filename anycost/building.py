@@ -35,6 +35,7 @@ class BuildArguments:
     workspace_mb: int | None = None
     calibration: int | None = None
     fused: bool = False
+    segments: bool = False
     refresh: bool = False
     noise: str = "input"
     labels: Path | None = None
@@ -87,6 +88,7 @@ def build_bundle(
         directions=_directions(arguments),
         quality=_quality(arguments),
         refresh=arguments.refresh,
+        segments=arguments.segments,
     )
     return build(generator, plan, output, progress)
 

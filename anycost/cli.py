@@ -8,7 +8,16 @@ from typing import Annotated
 import typer
 
 from anycost._version import __version__
-from anycost.commands import bundles, checkpoints, images, inspecting, pictures, quality  # noqa: F401 - they add theirs
+from anycost.commands import (  # noqa: F401 - they add theirs
+    bundles,
+    checkpoints,
+    images,
+    inspecting,
+    pictures,
+    quality,
+    scaling,
+    serve,
+)
 from anycost.commands.shared import app, fail
 from anycost.errors import AnycostError
 

@@ -13,6 +13,7 @@ import os
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -26,6 +27,8 @@ from anycost.export.engines import ENGINE_RECORD, EngineShop
 from anycost.export.figures import keep_quality
 from anycost.export.jobs import Job, MappingJob, PartJob, SubnetJob, part_records
 from anycost.export.reference import Reference
+from anycost.export.segments import Arrays, Segment, SegmentJob, has_channels_last, takes_segments
+from anycost.export.segments import chains as segment_chains
 from anycost.export.trace import Traced
 from anycost.export.variants import CALIBRATION_SAMPLES, Variant
 from anycost.networks.channels import Subnet, macs, parameters
@@ -65,7 +68,7 @@ class Plan:
 
     networks: what goes into the bundle beside the generator (or without one), by the names they get there. directions:
     for editing the generator's images. quality: what was measured of this checkpoint's sub-networks elsewhere. refresh: compile
-    again what is finished.
+    again what is finished. segments: also engines for what each sub-network adds to the one below (export/segments.py).
     """
 
     name: str
@@ -77,6 +80,7 @@ class Plan:
     directions: Directions | None = None
     quality: Quality | None = None
     refresh: bool = False
+    segments: bool = False
 
     @property
     def engines(self) -> list[Variant]:
@@ -97,6 +101,13 @@ def build(checkpoint: Checkpoint | None, plan: Plan, folder: Path, progress: Pro
     if checkpoint is None and all(variant.backend in GENERATOR_BACKENDS for variant in plan.engines):
         raise BuildError(
             f"backend {plan.engines[0].backend} runs generators, and there is none to build: add another to --backend"
+        )
+    if plan.segments and checkpoint is None:
+        raise BuildError("segments are those of a generator, and there is none to build: leave --segments out")
+    if plan.segments and not any(map(takes_segments, plan.engines)):
+        raise BuildError(
+            "segments are built in fp32, fp16 and bf16 for every backend but cuda and without fused kernels: add such an "
+            "engine, or leave --segments out"
         )
     if plan.directions and (checkpoint is None or plan.directions.style_dim != checkpoint.arch.style_dim):
         needed = f"of style_dim {checkpoint.arch.style_dim}" if checkpoint else "without a generator"
@@ -130,11 +141,13 @@ class _Builder:
 
     def run(self) -> Manifest:
         records = {name: part_records(name, BY_NAME[n.network], n.arguments) for name, n in self.plan.networks.items()}
-        self._check_names([record.name for found in records.values() for record, _ in found])
+        chains = segment_chains(self.plan.subnets) if self.plan.segments else []
+        self._check_names([record.name for found in records.values() for record, _ in found], chains)
         parts.begin(self.folder)
         graphs = sum(map(len, records.values())) + (len(self.plan.subnets) + 1 if self.checkpoint else 0)
         self.total = len(records) + (2 if self.checkpoint else 0) + graphs * (1 + len(self.plan.engines))
-        generator = self._generator(self.checkpoint) if self.checkpoint else None
+        self.total += sum(map(len, chains)) * sum(map(takes_segments, self.plan.engines))
+        generator = self._generator(self.checkpoint, chains) if self.checkpoint else None
         networks = []
         for name, checkpoint in self.plan.networks.items():
             path = f"weights/{name}.safetensors"
@@ -178,9 +191,10 @@ class _Builder:
         self._progress("", self.total, self.total)
         return manifest
 
-    def _check_names(self, parts_of_networks: list[str]) -> None:
+    def _check_names(self, parts_of_networks: list[str], chains: Sequence[Sequence[Segment]]) -> None:
         """Raises BuildError, before anything is written, where two things would have one name."""
         taken = [MAPPING, *(net.name for net in self.plan.subnets)] if self.checkpoint else []
+        taken += [segment.name for chain in chains for segment in chain]
         names = [*taken, *parts_of_networks]
         folded = [name.lower() for name in names]
         for name in [*self.plan.networks, *names]:
@@ -190,7 +204,7 @@ class _Builder:
             if folded.count(name.lower()) > 1:
                 raise BuildError(f"two networks would be called {name}: give one another name, as in NAME=FILE")
 
-    def _generator(self, checkpoint: Checkpoint) -> GeneratorRecord:
+    def _generator(self, checkpoint: Checkpoint, chains: Sequence[Sequence[Segment]]) -> GeneratorRecord:
         generator = checkpoint.generator()
         mean = generator.mean_style() if checkpoint.mean_style is None else checkpoint.mean_style
         reference = Reference(generator, mean, self.plan.stored_noise)
@@ -202,6 +216,8 @@ class _Builder:
         self._job(MappingJob(checkpoint.arch, reference, WEIGHTS))
         for net in self.plan.subnets:
             self._job(SubnetJob(checkpoint.arch, net, reference, WEIGHTS))
+        for chain in chains:
+            self._chain(checkpoint, chain, reference)
         return GeneratorRecord(
             source=checkpoint.source,
             source_sha256=checkpoint.sha256,
@@ -212,6 +228,7 @@ class _Builder:
             latents=LATENTS,
             directions=self._directions(),
             subnets=tuple(self._subnet(net, checkpoint.arch.style_dim) for net in self.plan.subnets),
+            segments=tuple(segment.record(checkpoint.arch.style_dim) for chain in chains for segment in chain),
         )
 
     def _directions(self) -> str | None:
@@ -249,23 +266,42 @@ class _Builder:
             self.step(f"{job.name}: {variant.name}")
             if variant.backend in GENERATOR_BACKENDS and isinstance(job, PartJob):
                 continue
-            engine = None if self.plan.refresh else self.shop.finished(job, variant)
-            if engine is None:
-                # Tracing is most of a build's time: once for each graph, whatever number of backends takes it.
-                form = job.form(variant.precision, variant.fused)
-                if form not in traced:
-                    traced[form] = job.trace(
-                        variant.precision, variant.calibration or CALIBRATION_SAMPLES, variant.fused
-                    )
-                try:
-                    engine = self.shop.make(job, variant, traced[form], self.folder / path)
-                except ParityError as error:
-                    self.failures.append(error)
-                    continue
-            self.engines.append(engine)
-            note = f"{engine.folder}/{ENGINE_RECORD}"
-            self.files[note] = record_of(self.folder / note)
+            self._engine(job, variant, path, traced)
         gc.collect()
+
+    def _chain(self, checkpoint: Checkpoint, chain: Sequence[Segment], reference: Reference) -> None:
+        """Engines of the segments of one ratio, each checked behind those below it by the reference of its sub-network."""
+        traced: dict[str, dict[str, Traced]] = {segment.name: {} for segment in chain}
+        for variant in filter(takes_segments, self.plan.engines):
+            below: Callable[[], list[Arrays]] | None = None
+            for segment in chain:
+                self.step(f"{segment.name}: {variant.name}")
+                job = SegmentJob(checkpoint.arch, segment, reference, WEIGHTS, below, has_channels_last(variant))
+                path = self.references[segment.net.name]
+                engine = self._engine(job, variant, path, traced[segment.name])
+                if engine is None:
+                    break
+                below = partial(job.outputs, partial(self.shop.open, job, variant, engine))
+            gc.collect()
+
+    def _engine(self, job: Job, variant: Variant, reference: str, traced: dict[str, Traced]) -> EngineRecord | None:
+        """The finished engine or a new one; None, with the reason kept, where it is too far from the reference. traced: graphs of
+        this job by form, filled."""
+        engine = None if self.plan.refresh else self.shop.finished(job, variant)
+        if engine is None:
+            # Tracing is most of a build's time: once for each graph, whatever number of backends takes it.
+            form = job.form(variant.precision, variant.fused)
+            if form not in traced:
+                traced[form] = job.trace(variant.precision, variant.calibration or CALIBRATION_SAMPLES, variant.fused)
+            try:
+                engine = self.shop.make(job, variant, traced[form], self.folder / reference)
+            except ParityError as error:
+                self.failures.append(error)
+                return None
+        self.engines.append(engine)
+        note = f"{engine.folder}/{ENGINE_RECORD}"
+        self.files[note] = record_of(self.folder / note)
+        return engine
 
     def _changing(self) -> None:
         """Before anything is written: the manifest of an earlier build no longer describes the folder."""

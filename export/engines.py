@@ -21,6 +21,7 @@ from anycost.export.jobs import Job
 from anycost.export.trace import Traced
 from anycost.export.variants import Variant
 from anycost.runtime import backends
+from anycost.runtime.backends import Engine
 from anycost.runtime.bundle import Weights
 from anycost.runtime.files import record_of, write_whole
 from anycost.runtime.manifest import EngineRecord, ParityRecord
@@ -34,7 +35,7 @@ ENGINE_RECORD = "engine.json"
 @dataclass(frozen=True)
 class EngineShop:
     """key(weights, **what) -> hash of all that a part is made from. changing: called before a finished part is replaced. graphs:
-    parity of graphs by job and ``Variant.form``, for engines that cannot run here."""
+    parity of graphs by job and ``Job.form``, for engines that cannot run here."""
 
     folder: Path
     threads: int
@@ -85,7 +86,8 @@ class EngineShop:
                 parity=ParityRecord(max_abs=0.0, psnr_db=0.0, ssim=0.0),
             )
             runs_here = not unusable(record)
-            parity = None if runs_here else self.graphs.get((job.name, variant.form))
+            form = job.form(variant.precision, variant.fused)
+            parity = None if runs_here else self.graphs.get((job.name, form))
             if parity is None:
                 if runs_here:
                     engine = backends.load(variant.backend, hidden, weights.bind, self.threads)
@@ -96,7 +98,7 @@ class EngineShop:
                 parity = compare(views(job.run(engine)), expected)
             # ONNX Runtime's engine on the CPU is the graph, but for what int8 leaves out for it.
             if not runs_here or (variant.backend == "onnxruntime" and variant.precision != "int8"):
-                self.graphs[job.name, variant.form] = parity
+                self.graphs[job.name, form] = parity
             problem = misfit(parity, variant.precision)
             if problem:
                 raise ParityError(
@@ -110,6 +112,13 @@ class EngineShop:
         finally:
             shutil.rmtree(hidden, ignore_errors=True)
         return record
+
+    def open(self, job: Job, variant: Variant, record: EngineRecord) -> Engine:
+        """A finished engine or, where it cannot run here, its graph."""
+        weights = Weights(self.folder / job.weights)
+        if unusable(record):
+            return GraphEngine(job.trace(variant.precision), weights.bind, self.threads)
+        return backends.load(variant.backend, self.folder / record.folder, weights.bind, self.threads)
 
     def _key(self, job: Job, variant: Variant) -> str:
         return self.key(

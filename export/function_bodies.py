@@ -94,6 +94,14 @@ _SCALED = """
         factors = Unsqueeze (style, over_pixels)
         scaled = Mul (x, factors)"""
 
+# Of channels-last features, turned after they are scaled: so OpenVINO need not turn them at all.
+_SCALED_AND_TURNED = """
+        over_pixels = Constant <value_ints: ints = [2, 3]> ()
+        over_rows = Constant <value_ints: ints = [1, 2]> ()
+        factors = Unsqueeze (style, over_rows)
+        scaled_last = Mul (x, factors)
+        scaled = Transpose <perm = [0, 3, 1, 2]> (scaled_last)"""
+
 _EPILOGUE = """
         demodulations = Unsqueeze (demodulation, over_pixels)
         demodulated = Mul (filtered, demodulations)
@@ -110,14 +118,17 @@ _TRANSPOSED_IN_FLOAT16 = """
         enlarged_float16 = ConvTranspose <kernel_shape = [3, 3], strides = [2, 2]> (scaled_float16, weight)
         enlarged = Cast <to = 16> (enlarged_float16)"""
 
+_UP = "Up{} <channels> (x, weight, style, demodulation, noise, bias, fir) => (y) {{{}"
+_UP_FILTERED = f"""
+        TRANSPOSED
+        filtered = Conv <kernel_shape = [4, 4], pads = [1, 1, 1, 1], group: int = @channels> (enlarged, fir){_EPILOGUE}
+    }}"""
 _CONVOLUTION = {
     "ModulatedConv": f"""ModulatedConv (x, weight, style, demodulation, noise, bias) => (y) {{{_SCALED}
         filtered = Conv <kernel_shape = [3, 3], pads = [1, 1, 1, 1]> (scaled, weight){_EPILOGUE}
     }}""",
-    "UpModulatedConv": f"""UpModulatedConv <channels> (x, weight, style, demodulation, noise, bias, fir) => (y) {{{_SCALED}
-        TRANSPOSED
-        filtered = Conv <kernel_shape = [4, 4], pads = [1, 1, 1, 1], group: int = @channels> (enlarged, fir){_EPILOGUE}
-    }}""",
+    "UpModulatedConv": _UP.format("ModulatedConv", _SCALED) + _UP_FILTERED,
+    "UpModulatedConvLast": _UP.format("ModulatedConvLast", _SCALED_AND_TURNED) + _UP_FILTERED,
 }
 
 _FLOAT_RGB = """

@@ -65,13 +65,11 @@ def write_layers(
     image: str,
     stored_noise: bool,
     precision: str,
-    features: str | None = None,
+    channels_last: bool = False,
 ) -> str:
     """Adds layers that follow on features ``x`` and the image so far ("" where there is none) -> the name of the features after
-    them; their image is called ``image``. features: how the result of the last 3x3 convolution is called, None for its own name.
-    """
+    them; their image is called ``image``. channels_last: whether x is [N, H, W, C]; then the first layer is one that enlarges."""
     last = layers[-1].name
-    last_features = [layer.name for layer in layers if not layer.rgb][-1]
     for layer in layers:
         style, factor = _style(graph, layer, precision)
         weight, bias = (constant_name(f"{layer.name}.{kind}") for kind in ("weight", "bias"))
@@ -83,12 +81,12 @@ def write_layers(
             image = graph.node(kind, layer.name, given, [out])[0]
             continue
         given = [x, weight, style, factor, _noise(graph, layer, stored_noise), bias]
-        out = features if features and layer.name == last_features else layer.name
         if layer.up:
             fir = graph.fir(layer.leaving, graph.dtype)
-            (x,) = graph.node("UpModulatedConv", layer.name, [*given, fir], [out], channels=layer.leaving)
+            kind = "UpModulatedConvLast" if channels_last and layer is layers[0] else "UpModulatedConv"
+            (x,) = graph.node(kind, layer.name, [*given, fir], [layer.name], channels=layer.leaving)
         else:
-            (x,) = graph.node("ModulatedConv", layer.name, given, [out])
+            (x,) = graph.node("ModulatedConv", layer.name, given, [layer.name])
     return x
 
 
@@ -161,10 +159,10 @@ class Writer:
         self._nodes.append(helper.make_node(kind, inputs, outputs, name=name, domain=DOMAIN, **attributes))
         return outputs
 
-    def cast(self, source: str, to: str, dtype: torch.dtype) -> str:
-        """The value ``source`` as ``to``, of another type."""
-        self._nodes.append(helper.make_node("Cast", [source], [to], name=f"cast.{to}", to=ELEMENTS[dtype]))
-        return to
+    def operator(self, kind: str, source: str, result: str, **attributes: int | list[int]) -> str:
+        """A standard operator on one value -> ``result``, what its own is called."""
+        self._nodes.append(helper.make_node(kind, [source], [result], name=f"{kind.lower()}.{result}", **attributes))
+        return result
 
     def model(self, outputs: Mapping[str, tuple[int, ...]], known: list[FunctionProto]) -> ModelProto:
         """The model with those of the functions that it uses. Constants that nothing takes are left out."""

@@ -24,6 +24,7 @@ from anycost.runtime.manifest import (
     GeneratorRecord,
     Manifest,
     NetworkRecord,
+    SegmentRecord,
     SubnetRecord,
 )
 from anycost.runtime.quality import QUALITY_NAME, Quality
@@ -136,6 +137,11 @@ class Bundle:
                 return net
         known = ", ".join(net.name for net in self.generator.subnets)
         raise BundleError(f"sub-network {name!r} is not in {self.folder}: it has {known}")
+
+    def segment(self, name: str) -> SegmentRecord | None:
+        """The segment called so (as its engines are), None for any other network."""
+        segments = self.manifest.generator.segments if self.manifest.generator else ()
+        return next((segment for segment in segments if segment.name == name), None)
 
     def engines(self, network: str) -> list[EngineRecord]:
         return [engine for engine in self.manifest.engines if engine.network == network]

@@ -77,6 +77,16 @@ class SubnetRecord(Record):
     distance: Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
 
+class SegmentRecord(Record):
+    """What a sub-network adds to another of its ratio, as engines of their own (runtime/segments.py). subnet: whose image it
+    gives. below: the one whose features and image it takes, None for the first. macs: multiply-adds an image."""
+
+    name: Name
+    subnet: Name
+    below: Name | None
+    macs: Positive
+
+
 class ParityRecord(Record):
     """Distance of an engine's output from the reference's: largest absolute difference, PSNR in dB (at most 200), SSIM."""
 
@@ -87,7 +97,8 @@ class ParityRecord(Record):
 
 class GeneratorRecord(Record):
     """The elastic generator of a bundle. noise: whether engines take it or hold the stored one. latents: file of z,
-    w_plus and mean_style. directions: file of editing directions. source: the checkpoint's file name."""
+    w_plus and mean_style. directions: file of editing directions. source: the checkpoint's file name. segments: those of one
+    ratio in the order they run."""
 
     source: str
     source_sha256: Sha256
@@ -98,6 +109,23 @@ class GeneratorRecord(Record):
     latents: BundlePath
     directions: BundlePath | None = None
     subnets: Annotated[tuple[SubnetRecord, ...], Field(min_length=1)]
+    segments: tuple[SegmentRecord, ...] = ()
+
+    @model_validator(mode="after")
+    def _segments_are_chains(self) -> GeneratorRecord:
+        sides = {net.name: net.resolution for net in self.subnets}
+        reached: set[str] = set()
+        for segment in self.segments:
+            if segment.subnet not in sides or segment.subnet in reached:
+                raise ValueError(
+                    f"segment {segment.name!r} gives the image of no sub-network, or of one that has another"
+                )
+            if segment.below is not None and (
+                segment.below not in reached or sides[segment.below] >= sides[segment.subnet]
+            ):
+                raise ValueError(f"segment {segment.name!r} does not follow on one before it")
+            reached.add(segment.subnet)
+        return self
 
 
 class PortRecord(Record):
@@ -147,7 +175,8 @@ PRECISIONS: tuple[Precision, ...] = get_args(Precision)  # the most exact first
 
 
 class EngineRecord(Record):
-    """One compiled graph. network: a sub-network's name, ``mapping``, or a part's. key: hash of all that it was made from.
+    """One compiled graph. network: a sub-network's name, a segment's, ``mapping``, or a part's. key: hash of all that it was
+    made from.
 
     targets: what it was compiled for: ``cpu-x86_64``, or compute capabilities such as ``sm_89``. batch: the least, usual and
     largest batch of a graph with a profile, None where any is taken. inputs, outputs: shapes without the batch, all float32.
@@ -213,7 +242,8 @@ class Manifest(Record):
             names += [MAPPING, *(net.name for net in self.generator.subnets)]
             paths += [self.generator.weights, self.generator.latents]
             paths += [self.generator.directions] if self.generator.directions else []
-        if len(set(names)) != len(names):
+        segments = [segment.name for segment in self.generator.segments] if self.generator else []
+        if len({*names, *segments}) != len(names) + len(segments):
             raise ValueError("two networks have one name")
         for path in (*paths, *self.references.values()):
             if path not in self.files:
@@ -225,7 +255,7 @@ class Manifest(Record):
         for engine in self.engines:
             if not engine.files:
                 raise ValueError(f"engine {engine.name!r} has no files")
-            if engine.network not in names:
+            if engine.network not in names and engine.network not in segments:
                 raise ValueError(f"engine {engine.name!r} is of an unknown network")
         if set(self.references) != set(names):
             raise ValueError("reference samples and networks do not match")

@@ -1,6 +1,7 @@
 """Measuring engines, each in a process of its own, so that its peak memory and load time are its own.
 
-``python -m anycost.runtime.measure BUNDLE ENGINE --threads N`` prints one Measurement as JSON.
+``python -m anycost.runtime.measure BUNDLE ENGINE --threads N`` prints one Measurement as JSON; with ``--chain``, those of the
+chain of segments that ends with the engine's sub-network (measure_chains.py).
 """
 
 from __future__ import annotations
@@ -14,11 +15,14 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
+from pydantic import TypeAdapter
 
 from anycost.errors import AnycostError, BackendError
 from anycost.runtime.bundle import Bundle
+from anycost.runtime.measure_chains import measure_chain, runnable_chains
 from anycost.runtime.networks import LoadedNetwork
 from anycost.runtime.profile import (
+    ChainMeasurement,
     Measurement,
     Profile,
     device_name,
@@ -34,6 +38,7 @@ LEAST_RUNS = 10
 MOST_RUNS = 200
 LEAST_SECONDS = 0.5
 _PROCESS_LIMIT_S = 600
+_CHAINS = TypeAdapter(dict[str, ChainMeasurement])
 Progress = Callable[[str, int, int], None]
 
 
@@ -104,39 +109,61 @@ def profile(
 ) -> Profile:
     """Measure every runnable engine that has no stored measurement (all of them with ``refresh``) and store the result.
 
-    parts: those of the networks beside the generator too. progress(name, done, total) is called before each engine and once
-    at the end. An engine that fails is remembered as such, and tried again with ``refresh`` only. Raises BackendError when
-    none runs.
+    parts: those of the networks beside the generator too; chains of segments are measured after the engines.
+    progress(name, done, total) is called before each and once at the end. An engine that fails is remembered as such, and tried
+    again with ``refresh`` only. Raises BackendError when none runs.
     """
     stored = None if refresh else stored_profile(bundle, threads)
     found = dict(stored.engines) if stored else {}
     failed = dict(stored.failed) if stored else {}
+    chains = dict(stored.chains) if stored else {}
+    chained = [name for name in runnable_chains(bundle) if name not in chains and _chain_of(name) not in failed]
     names = (runnable_engines(bundle) if bundle.manifest.generator else []) + (part_engines(bundle) if parts else [])
 
     def result() -> Profile:
         return Profile(
-            device=device_name(), threads=threads, bundle_sha256=bundle.manifest_sha256, engines=found, failed=failed
+            device=device_name(),
+            threads=threads,
+            bundle_sha256=bundle.manifest_sha256,
+            engines=found,
+            failed=failed,
+            chains=chains,
         )
 
+    total = len(names) + len(chained)
     for done, name in enumerate(names):
         if name in found or name in failed:
             continue
         if progress:
-            progress(name, done, len(names))
+            progress(name, done, total)
         try:
-            found[name] = _in_own_process(bundle.folder, name, threads)
+            printed = _in_own_process(bundle.folder, name, threads)
+            found[name] = Measurement.model_validate_json(printed)
         except BackendError as error:
             failed[name] = str(error)
         store_profile(bundle, result())
+    for done, name in enumerate(chained, start=len(names)):
+        if progress:
+            progress(_chain_of(name), done, total)
+        try:
+            chains |= _CHAINS.validate_json(_in_own_process(bundle.folder, name, threads, "--chain"))
+        except BackendError as error:
+            failed[_chain_of(name)] = str(error)
+        store_profile(bundle, result())
     if progress:
-        progress("", len(names), len(names))
+        progress("", total, total)
     if not any(name in found for name in names):
         first = next((failed[name] for name in names if name in failed), "there is none")
         raise BackendError(f"no engine of {bundle.folder} could be measured: {first}")
     return result()
 
 
-def _in_own_process(folder: Path, engine: str, threads: int) -> Measurement:
+def _chain_of(name: str) -> str:
+    return f"segments to {name}"
+
+
+def _in_own_process(folder: Path, engine: str, threads: int, *options: str) -> str:
+    """What measuring printed. Raises BackendError."""
     command = [
         sys.executable,
         "-m",
@@ -145,6 +172,7 @@ def _in_own_process(folder: Path, engine: str, threads: int) -> Measurement:
         engine,
         "--threads",
         str(threads),
+        *options,
     ]
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=_PROCESS_LIMIT_S, check=False)
@@ -153,7 +181,7 @@ def _in_own_process(folder: Path, engine: str, threads: int) -> Measurement:
     if done.returncode != 0:
         lines = done.stderr.strip().splitlines() or [f"the process ended with code {done.returncode}"]
         raise BackendError(f"{engine} could not be measured: {lines[-1]}")
-    return Measurement.model_validate_json(done.stdout)
+    return done.stdout
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -163,11 +191,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("bundle", type=Path)
     parser.add_argument("engine", help="such as 0.5@64/openvino")
     parser.add_argument("--threads", type=int, required=True)
+    parser.add_argument("--chain", action="store_true", help="measure its segments instead")
     args = parser.parse_args(arguments)
     try:
         # The parent has checked the files.
         manifest, sha256 = read_manifest(args.bundle)
-        result = measure(Bundle(args.bundle, manifest, sha256), args.engine, args.threads)
+        bundle = Bundle(args.bundle, manifest, sha256)
+        if args.chain:
+            chains = measure_chain(bundle, args.engine, args.threads)
+            print(_CHAINS.dump_json(chains).decode())
+            return 0
+        result = measure(bundle, args.engine, args.threads)
     except AnycostError as error:
         print(error, file=sys.stderr)
         return 2

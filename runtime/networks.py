@@ -46,13 +46,14 @@ class LoadedNetwork:
                 raise InputError(f"{port.name} of {record.name} holds a NaN or an infinity")
             given[port.name] = array
         if record.name not in self._engines:
-            engine = self._chosen(record.name)
+            engine = self.chosen(record.name)
             weights = self.bundle.weights(record.name)
             folder = self.bundle.path(engine.folder)
             self._engines[record.name] = backends.load(engine.backend, folder, weights.bind, self._threads)
         return self._engines[record.name].run(given)
 
-    def _chosen(self, part: str) -> EngineRecord:
+    def chosen(self, part: str) -> EngineRecord:
+        """The engine that runs a part, called as its engines are. Raises BackendError when none can run here."""
         engines = [
             engine
             for engine in self.bundle.engines(part)

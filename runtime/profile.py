@@ -40,8 +40,25 @@ class Measurement(BaseModel):
     runs: Annotated[int, Field(ge=1)]
 
 
+class ChainMeasurement(BaseModel):
+    """A chain of segments beside the whole engine of its last sub-network, in turns in one process: medians of ``runs`` images
+    from w+ to the float image at batch 1. segments_ms: of each segment, in order."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    segments_ms: tuple[Milliseconds, ...]
+    whole_ms: Annotated[float, Field(gt=0, allow_inf_nan=False)]
+    runs: Annotated[int, Field(ge=1)]
+
+    @property
+    def overhead(self) -> float:
+        """What the chain takes more than the whole engine, as a part of this; below 0 where it takes less."""
+        return sum(self.segments_ms) / self.whole_ms - 1
+
+
 class Profile(BaseModel):
-    """Measurements by engine name, for one bundle on one device with a number of threads. failed: why an engine has none."""
+    """Measurements by engine name, for one bundle on one device with a number of threads. failed: why an engine has none.
+    chains: by sub-network and variant, as ``1@64/openvino``."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -50,6 +67,7 @@ class Profile(BaseModel):
     bundle_sha256: str
     engines: dict[str, Measurement]
     failed: dict[str, str] = {}
+    chains: dict[str, ChainMeasurement] = {}
 
 
 def default_threads() -> int:

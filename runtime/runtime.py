@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import logging
+import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -14,11 +14,12 @@ from anycost.errors import BackendError, BudgetError, BundleError, InputError
 from anycost.runtime import backends
 from anycost.runtime import latents as latent
 from anycost.runtime.budget import Budget
+from anycost.runtime.budget_methods import BudgetMethods
 from anycost.runtime.bundle import Bundle, open_bundle
-from anycost.runtime.choose import Choice, choose
 from anycost.runtime.manifest import MAPPING, SubnetRecord
 from anycost.runtime.picture_methods import PictureMethods
-from anycost.runtime.profile import Profile, default_threads, runnable_engines, stored_profile
+from anycost.runtime.profile import default_threads, stored_profile
+from anycost.runtime.segments import LoadedSegments, Reached, steps
 from anycost.runtime.session import Session
 from anycost.runtime.usable import unusable
 from anycost.runtime.verify import EngineCheck, verify
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
     from anycost.editing.directions import Directions
+    from anycost.runtime.live import Live
 
 Array = np.ndarray
 # "stored", "random" or "none", or one array a 3x3 convolution.
@@ -34,23 +36,25 @@ Noise = str | Sequence[Array]
 MOST_BATCH = 256
 MOST_THREADS = 1024  # more would be started one by one for minutes
 EDITED_ROWS = range(12)  # the coarse and middle layers; the finest are left to colour
-_KEPT_SESSIONS = 4
-_log = logging.getLogger("anycost")
+KEPT_SESSIONS = 4
 
 
-class Runtime(PictureMethods):
+class Runtime(BudgetMethods, PictureMethods):
     """An open bundle. ``open(folder)`` makes one; nothing is loaded until the first image is asked for.
 
-    threads: CPU threads of every engine (default: the processors this process may use). Not thread-safe.
+    threads: CPU threads of every engine (default: the processors this process may use). sessions: how many sub-networks
+    stay loaded. Not thread-safe.
     """
 
-    def __init__(self, bundle: Bundle, *, threads: int | None = None):
+    def __init__(self, bundle: Bundle, *, threads: int | None = None, sessions: int = KEPT_SESSIONS):
         if threads is not None and not 1 <= threads <= MOST_THREADS:
             raise InputError(f"threads {threads} is outside 1..{MOST_THREADS}")
         self.bundle = bundle
         self.threads = threads or default_threads()
         self._networks = {}
         self._sessions: OrderedDict[tuple[str, str], Session] = OrderedDict()
+        self.segments = LoadedSegments(bundle, self._load)
+        self._kept = max(1, sessions)
         self._mappings: dict[str, backends.Engine] = {}
         self._profile = stored_profile(bundle, self.threads)
         self._mean: Array | None = None
@@ -59,59 +63,21 @@ class Runtime(PictureMethods):
     def subnets(self) -> tuple[SubnetRecord, ...]:
         return self.bundle.generator.subnets
 
-    @property
-    def stored_profile(self) -> Profile | None:
-        """What was measured on this device, None before the first profile."""
-        return self._profile
-
-    def profile(
-        self,
-        *,
-        refresh: bool = False,
-        parts: bool = True,
-        progress: Callable[[str, int, int], None] | None = None,
-    ) -> Profile:
-        """Measure the engines on this device that were not measured yet, or all of them; kept in the user's cache.
-
-        parts: those of the networks beside the generator too.
-        """
-        from anycost.runtime.measure import profile
-
-        self._profile = profile(self.bundle, self.threads, refresh=refresh, parts=parts, progress=progress)
-        return self._profile
-
-    def unmeasured(self, budget: Budget) -> list[str]:
-        """The generator's engines that a budget has to know and that were not measured on this device."""
-        if not budget.needs_profile or not self.bundle.generator.subnets:
-            return []
-        known = set(self._profile.engines) | set(self._profile.failed) if self._profile else set()
-        return [name for name in runnable_engines(self.bundle) if name not in known]
-
-    def choose(self, budget: Budget | None = None, *, subnet: str | None = None, backend: str | None = None) -> Choice:
-        """The engine for a budget. A budget of time or memory measures the device first, once, if nothing is known of it.
-
-        Raises BudgetError that names the nearest engine when nothing fits.
-        """
-        budget = budget or Budget()
-        if self.unmeasured(budget):
-            _log.warning("no profile of %s on this device yet: measuring its engines once", self.bundle.folder)
-            self.profile(parts=False)
-        return choose(self.bundle, budget, self._profile, subnet=subnet, backend=backend)
-
-    def explain(self, budget: Budget | None = None) -> str:
-        """The table of engines as text, the chosen row marked, and the reason or why nothing fits."""
+    def explain(self, budget: Budget | None = None, *, measure: bool = True) -> str:
+        """The table of engines as text, the chosen row marked, and the reason or why nothing fits; for a budget that images were
+        made for, what they took and the switches since. measure: as of ``choose``."""
         from anycost.runtime.report import explain
 
-        return explain(self, budget or Budget())
+        return explain(self, budget or Budget(), measure=measure)
 
     def session(self, subnet: str, variant: str) -> Session:
-        """Load a sub-network of a variant (backend and precision), or return the loaded one. The last four are kept."""
+        """Load a sub-network of a variant (backend and precision), or return the loaded one. The last few are kept."""
         key = (subnet, variant)
         if key in self._sessions:
             self._sessions.move_to_end(key)
             return self._sessions[key]
         record = self.bundle.subnet(subnet)
-        while len(self._sessions) >= _KEPT_SESSIONS:
+        while len(self._sessions) >= self._kept:
             self._sessions.popitem(last=False)
         if variant not in self._mappings:
             self._mappings[variant] = self._load(MAPPING, variant)
@@ -126,6 +92,10 @@ class Runtime(PictureMethods):
         )
         self._sessions[key] = session
         return session
+
+    def holds(self, subnet: str, variant: str) -> bool:
+        """Whether ``session`` would return at once."""
+        return (subnet, variant) in self._sessions
 
     def _load(self, network: str, variant: str) -> backends.Engine:
         for engine in self.bundle.engines(network):
@@ -171,7 +141,8 @@ class Runtime(PictureMethods):
 
         psi: truncation towards the mean, -2..2 (1 none). noise: "stored", "random" (from ``noise_seed``, the same for any
         batch), "none", or one array [1 or N, 1, H, H] a 3x3 convolution. budget, subnet, backend (or a variant of
-        one, such as openvino-fp16): what may run.
+        one, such as openvino-fp16): what may run. A budget of time is followed: what earlier calls took counts beside the
+        profile (``controller``), so a busy machine steps down to a smaller sub-network, for a call as a whole.
         batch: images of one engine call, 1..256. output: uint8 array [N, R, R, 3] or a list of PIL images.
         Raises InputError for arguments out of range, BudgetError when nothing fits.
         """
@@ -181,20 +152,50 @@ class Runtime(PictureMethods):
             raise InputError(f"output {output!r} is not 'array' or 'pil'")
         psi = latent.check_psi(psi)
         kind, codes = self._codes(seeds, z, w, w_plus)
-        choice = self.choose(budget, subnet=subnet, backend=backend)
+        choice = self._for_images(budget, subnet, backend)
         grain = self._noise(noise, noise_seed, len(codes), choice.subnet)
         session = self.session(choice.subnet.name, choice.engine.variant)
         n_style = session.n_style
+        mean = self.mean_style() if psi != 1 else None
         images = np.empty((len(codes), choice.subnet.resolution, choice.subnet.resolution, 3), np.uint8)
         for start in range(0, len(codes), batch):
             part = slice(start, start + batch)
+            began = time.perf_counter()
             styles = session.mapping.run({"z": codes[part]})["w"] if kind == "z" else codes[part]
-            if psi != 1:
-                styles = latent.truncate(styles, self.mean_style(), psi)
+            if mean is not None:
+                styles = latent.truncate(styles, mean, psi)
             layers = None if grain is None else grain(start, len(codes[part]))
             floats = session.synthesize(latent.mix(styles, n_style, inject_index), layers)
+            # As a profile does, up to the float image.
+            self.estimates.observe(choice.engine.name, (time.perf_counter() - began) * 1e3, len(floats))
             images[part] = latent.as_images(floats)
         return images if output == "array" else list(_as_pil(images))
+
+    def steps(
+        self,
+        w_plus: Array,
+        *,
+        budget: Budget | None = None,
+        subnet: str | None = None,
+        backend: str | None = None,
+        start: Reached | None = None,
+        segments: bool | None = None,
+    ) -> Iterator[Reached]:
+        """Float images of codes [N, n_style, style_dim] with stored noise, each resolution of the chosen sub-network's segments
+        as it is reached; the last alone where there are none, or where they cost too much here (``explain``).
+
+        start: what an earlier call with the same codes came to; what it has is not computed again. segments: True or False
+        decides instead of what was measured. Nothing runs before it is asked for, so a caller can stop between two.
+        """
+        codes = self._checked_w_plus(w_plus)
+        choice = self._for_images(budget, subnet, backend)
+        return steps(self, codes, choice.subnet.name, choice.engine.variant, start=start, segments=segments)
+
+    def live(self, *, budget: Budget | None = None, **options: Any) -> Live:
+        """Editing while it is watched: previews within a budget, the best image in the background. options: of ``live.Live``."""
+        from anycost.runtime.live import Live
+
+        return Live(self, budget=budget, **options)
 
     def codes(self, seeds: Sequence[int] | int, *, psi: float = 1.0) -> Array:
         """w+ float32 [N, n_style, style_dim] of seeds: what ``edit`` moves and ``generate(w_plus=...)`` takes."""
@@ -265,11 +266,14 @@ class Runtime(PictureMethods):
         if w is not None:
             return "w", self._checked(w, "w", (2, 3))
         assert w_plus is not None
+        return "w", self._checked_w_plus(w_plus)
+
+    def _checked_w_plus(self, w_plus: Array) -> Array:
         codes = self._checked(w_plus, "w_plus", (3,))
         n_style = self.bundle.generator.architecture.n_style
         if codes.shape[1] != n_style:
             raise InputError(f"w_plus has {codes.shape[1]} rows: this generator takes {n_style}")
-        return "w", codes
+        return codes
 
     def _checked(self, array: Array, name: str, ranks: tuple[int, ...]) -> Array:
         """float32 of the right rank and width, finite, not empty, at most as many as seeds."""

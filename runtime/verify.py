@@ -10,11 +10,12 @@ import numpy as np
 
 from anycost.errors import BackendError
 from anycost.runtime import backends, latents
-from anycost.runtime.manifest import MAPPING, EngineRecord, ParityRecord
+from anycost.runtime.manifest import MAPPING, EngineRecord, ParityRecord, SegmentRecord
 from anycost.runtime.networks import LoadedNetwork
 from anycost.runtime.parity import LEAST_PSNR_DB, compare, views
 from anycost.runtime.profile import part_engines, runnable_engines
 from anycost.runtime.samples import inputs_of
+from anycost.runtime.segments import IMAGE, Reached, chain
 from anycost.runtime.usable import unusable
 
 if TYPE_CHECKING:
@@ -76,7 +77,8 @@ def verify(runtime: Runtime, progress: Callable[[str, int, int], None] | None = 
     for done, engine in enumerate(engines):
         if progress:
             progress(engine.name, done, len(engines))
-        expected = bundle.tensors(bundle.manifest.references[engine.network])
+        segment = bundle.segment(engine.network)
+        expected = bundle.tensors(bundle.manifest.references[segment.subnet if segment else engine.network])
         if reason := unusable(engine):
             checks.append(EngineCheck(engine.name, None, f"skipped: {reason}", skipped=True))
             continue
@@ -102,7 +104,28 @@ def _outputs(runtime: Runtime, engine: EngineRecord) -> dict[str, Array]:
     if engine.network == MAPPING:
         folder = bundle.path(engine.folder)
         return backends.load(engine.backend, folder, bundle.weights().bind, runtime.threads).run({"z": stored["z"]})
+    if segment := bundle.segment(engine.network):
+        return {IMAGE: _chained(runtime, segment, engine.variant, stored["w_plus"])}
     session = runtime.session(engine.network, engine.variant)
     noise = session.stored_noise
     layers = None if noise is None else reference_noise(noise, session.subnet.resolution)
     return {"image": session.synthesize(stored["w_plus"], layers)}
+
+
+def _chained(runtime: Runtime, segment: SegmentRecord, variant: str, w_plus: Array) -> Array:
+    """The image of the sub-network that a segment ends with, behind all those below it."""
+    bundle = runtime.bundle
+    links = chain(bundle, segment.subnet, variant)
+    if not links:
+        raise BackendError(f"{segment.name}/{variant} follows on segments that {bundle.folder} has not: build it again")
+    noise = None
+    if bundle.generator.noise == "input":
+        record = bundle.subnet(segment.subnet)
+        weights = bundle.weights()
+        count = len(latents.noise_sides(record.resolution))
+        noise = reference_noise([weights.tensor(f"noises.noise_{i}") for i in range(count)], record.resolution)
+    at: Reached | None = None
+    for link in links:
+        at = runtime.segments.run(link, variant, w_plus, at, noise)
+    assert at is not None
+    return at.image

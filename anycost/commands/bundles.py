@@ -24,10 +24,12 @@ from anycost.commands.quality_options import (
 )
 from anycost.commands.shared import (
     BundleArgument,
+    DistanceOption,
     JsonOption,
     LargestOption,
     LatencyOption,
     MemoryOption,
+    NoMeasureOption,
     SmallestOption,
     ThreadsOption,
     app,
@@ -89,6 +91,12 @@ def build(
     fused: Annotated[
         bool, typer.Option("--fused", help="A generator's layers as our own kernels; with --backend tensorrt.")
     ] = False,
+    segments: Annotated[
+        bool,
+        typer.Option(
+            "--segments", help="Also what each sub-network adds to the one below, for showing steps of an image."
+        ),
+    ] = False,
     refresh: Annotated[bool, typer.Option("--refresh", help="Compile again what is finished.")] = False,
     noise: Annotated[
         str, typer.Option(help="input: noise is an input; stored: engines hold the stored noise.")
@@ -124,6 +132,7 @@ def build(
 
     - `anycost build avatars -o bundle/`
     - `anycost build anycost-ffhq-config-f -o ffhq/ --subnets 0.25@256,0.5@512,1@1024`
+    - `anycost build avatars -o bundle/ --segments`
     - `anycost build avatars encoder.pt attribute_predictor.pt -o bundle/`
     - `anycost build toon=gnr.pt:G_A2B_ema photo=gnr.pt:G_B2A_ema -o translate/`
     - `anycost build --random-init config-f -o try/ --backend openvino`
@@ -146,6 +155,7 @@ def build(
             workspace,
             calibration,
             fused,
+            segments,
             refresh,
             noise,
             labels,
@@ -264,6 +274,7 @@ def profile(
     import anycost
     from anycost.runtime.budget import Budget
     from anycost.runtime.report import part_rows, rows_for
+    from anycost.runtime.segments import explained
 
     runtime = anycost.open(bundle, threads=threads)
     with bar(err, "measuring", quiet=as_json) as progress:
@@ -274,6 +285,8 @@ def profile(
     out.print(f"{escape(measured.device)}, {measured.threads} threads", highlight=False)
     if runtime.bundle.manifest.generator:
         out.print(engine_table(rows_for(runtime, Budget())[0]))
+        for line in explained(runtime):
+            out.print(escape(line), highlight=False)
     if runtime.bundle.manifest.networks:
         out.print(part_table(part_rows(runtime)))
 
@@ -285,6 +298,8 @@ def explain(
     memory: MemoryOption = None,
     min_resolution: SmallestOption = None,
     max_resolution: LargestOption = None,
+    max_distance: DistanceOption = None,
+    no_measure: NoMeasureOption = False,
     threads: ThreadsOption = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -293,23 +308,31 @@ def explain(
     Examples:
 
     - `anycost explain bundle/ --budget 5ms --memory 400MB`
+    - `anycost explain bundle/ --budget 5ms --max-distance 25 --no-measure`
     """
     import anycost
     from anycost.runtime.report import rows_for, values
+    from anycost.runtime.segments import explained
 
-    limit = limits(budget, memory, min_resolution, max_resolution)
+    limit = limits(budget, memory, min_resolution, max_resolution, max_distance)
     runtime = anycost.open(bundle, threads=threads)
-    if runtime.unmeasured(limit):
+    if not no_measure and runtime.unmeasured(limit):
         with bar(err, "measuring this device once", quiet=as_json) as progress:
             runtime.profile(parts=False, progress=progress)
-    rows, choice, reason = rows_for(runtime, limit)
+    rows, choice, reason = rows_for(runtime, limit, measure=not no_measure)
     if as_json:
         print_json(
-            {"chosen": choice and choice.engine.name, "reason": reason, "engines": [values(row) for row in rows]}
+            {
+                "chosen": choice and choice.engine.name,
+                "reason": reason,
+                "segments": explained(runtime),
+                "engines": [values(row) for row in rows],
+            }
         )
         return
     out.print(engine_table(rows))
-    out.print(escape(reason), highlight=False)
+    for line in [reason, *explained(runtime)]:
+        out.print(escape(line), highlight=False)
 
 
 def _parities(engines: Any) -> dict[str, Any]:

@@ -11,11 +11,13 @@ from rich.markup import escape
 from anycost.commands.shared import (
     BackendOption,
     BundleArgument,
+    DistanceOption,
     JsonOption,
     LargestOption,
     LatencyOption,
     MemoryOption,
     NameOption,
+    NoMeasureOption,
     SmallestOption,
     SubnetOption,
     ThreadsOption,
@@ -43,6 +45,8 @@ def generate(
     memory: MemoryOption = None,
     min_resolution: SmallestOption = None,
     max_resolution: LargestOption = None,
+    max_distance: DistanceOption = None,
+    no_measure: NoMeasureOption = False,
     subnet: SubnetOption = None,
     backend: BackendOption = None,
     psi: Annotated[float, typer.Option(help="Truncation, -2 to 2: 1 is none, 0 the mean image.")] = 1.0,
@@ -79,11 +83,12 @@ def generate(
 
     given_codes = None if codes is None else read_codes(codes)
     seeds = parse_seeds(seed) if given_codes is None else list(range(len(given_codes)))
-    limit = limits(budget, memory, min_resolution, max_resolution)
+    limit = limits(budget, memory, min_resolution, max_resolution, max_distance)
     runtime = anycost.open(bundle, threads=threads)
     if name is not None or runtime.bundle.manifest.generator is None:
         given: dict[str, object] = {"--budget": budget, "--memory": memory, "--subnet": subnet, "--backend": backend}
         given |= {"--min-resolution": min_resolution, "--max-resolution": max_resolution}
+        given |= {"--max-distance": max_distance, "--no-measure": no_measure or None}
         unused = [option for option, value in given.items() if value is not None]
         unused += ["--noise"] if noise != "stored" else []
         if unused:
@@ -97,10 +102,10 @@ def generate(
         return
     if which is not None:
         raise InputError("--which is for generators without sub-networks: choose a sub-network with --subnet")
-    if runtime.unmeasured(limit):
+    if not no_measure and runtime.unmeasured(limit):
         with bar(err, "measuring this device once", quiet=as_json) as progress:
             runtime.profile(parts=False, progress=progress)
-    choice = runtime.choose(limit, subnet=subnet, backend=backend)
+    choice = runtime.choose(limit, subnet=subnet, backend=backend, measure=not no_measure)
     side = choice.subnet.resolution
     if sheet and len(seeds) * side**2 > LARGEST_SHEET:
         raise InputError(
@@ -156,6 +161,8 @@ def edit(
     memory: MemoryOption = None,
     min_resolution: SmallestOption = None,
     max_resolution: LargestOption = None,
+    max_distance: DistanceOption = None,
+    no_measure: NoMeasureOption = False,
     subnet: SubnetOption = None,
     backend: BackendOption = None,
     sheet: Annotated[bool, typer.Option("--sheet", help="One PNG, each face before and after.")] = False,
@@ -187,11 +194,11 @@ def edit(
         else:
             out.print(escape(", ".join(known.names)), highlight=False)
         return
-    limit = limits(budget, memory, min_resolution, max_resolution)
-    if runtime.unmeasured(limit):
+    limit = limits(budget, memory, min_resolution, max_resolution, max_distance)
+    if not no_measure and runtime.unmeasured(limit):
         with bar(err, "measuring this device once", quiet=as_json) as progress:
             runtime.profile(parts=False, progress=progress)
-    choice = runtime.choose(limit, subnet=subnet, backend=backend)
+    choice = runtime.choose(limit, subnet=subnet, backend=backend, measure=not no_measure)
     if codes is None:
         numbers = parse_seeds(seed)
         start = runtime.codes(numbers, psi=psi)

@@ -58,7 +58,8 @@ def inspect(
     from anycost.runtime.budget import Budget
     from anycost.runtime.choose import table
     from anycost.runtime.engine_info import is_engine
-    from anycost.runtime.report import part_rows, part_values, rows_for, values
+    from anycost.runtime.report import part_rows, part_values, rows_for, segment_values, values
+    from anycost.runtime.segments import explained
 
     if networks == (bundle is not None):
         fail(InputError("give either a BUNDLE or --networks"))
@@ -81,6 +82,7 @@ def inspect(
             exclude={"engines": True, "files": True, "references": True, "generator": {"subnets"}}
         )
         engines = [values(row) for row in rows] + [part_values(row) for row in part_rows(runtime)]
+        engines += segment_values(runtime)
         print_json(shown | {"bytes": size, "engines": engines})
         return
     out.print(f"{escape(manifest.name)}: {size / 1e6:.1f} MB on disk", highlight=False)
@@ -96,6 +98,8 @@ def inspect(
         if generator.credit:
             out.print(escape(generator.credit), highlight=False)
         out.print(engine_table(rows))
+        for line in explained(runtime):
+            out.print(escape(line), highlight=False)
     for network in manifest.networks:
         named = f", {len(network.labels)} labels" if network.labels else ""
         out.print(

@@ -33,6 +33,17 @@ LatencyOption = Annotated[str | None, typer.Option("--budget", help="Latency lim
 MemoryOption = Annotated[str | None, typer.Option("--memory", help="Limit on peak resident memory, such as 512MB.")]
 SmallestOption = Annotated[int | None, typer.Option("--min-resolution", help="Smallest side in pixels.")]
 LargestOption = Annotated[int | None, typer.Option("--max-resolution", help="Largest side in pixels.")]
+DistanceOption = Annotated[
+    str | None,
+    typer.Option(
+        "--max-distance",
+        help="Floor of quality: the largest distance of what `explain` ranks by, such as 25 (FD-avatar) or 0.08 (RMSE).",
+        show_default=False,
+    ),
+]
+NoMeasureOption = Annotated[
+    bool, typer.Option("--no-measure", help="Predict what was not profiled from its size; do not measure it.")
+]
 SubnetOption = Annotated[
     str | None, typer.Option("--subnet", help="A sub-network by name, such as 0.5@32.", show_default=False)
 ]
@@ -50,14 +61,21 @@ NameOption = Annotated[
 ]
 
 
-def limits(latency: str | None, memory: str | None, smallest: int | None, largest: int | None) -> Any:
-    from anycost.runtime.budget import Budget, parse_latency_ms, parse_memory_mb
+def limits(
+    latency: str | None,
+    memory: str | None = None,
+    smallest: int | None = None,
+    largest: int | None = None,
+    distance: str | None = None,
+) -> Any:
+    from anycost.runtime.budget import Budget, parse_distance, parse_latency_ms, parse_memory_mb
 
     return Budget(
         latency_ms=None if latency is None else parse_latency_ms(latency),
         memory_mb=None if memory is None else parse_memory_mb(memory),
         min_resolution=smallest,
         max_resolution=largest,
+        max_distance=None if distance is None else parse_distance(distance),
     )
 
 

@@ -28,6 +28,8 @@ class OpenVinoEngine:
         # The model's constants lie in it.
         self._blob = blob
         self._requests: OrderedDict[int, ov.InferRequest] = OrderedDict()
+        # Of the outputs, by batch size: the library takes long to tell.
+        self._shapes: dict[int, list[tuple[int, ...]]] = {}
         self._settings = {
             "INFERENCE_NUM_THREADS": threads,
             "PERFORMANCE_HINT": "LATENCY",
@@ -39,9 +41,9 @@ class OpenVinoEngine:
         batch = len(next(iter(inputs.values())))
         request = self._request(batch)
         found = {}
-        for i, (name, port) in enumerate(zip(self._outputs, request.model_outputs, strict=True)):
+        for i, (name, shape) in enumerate(zip(self._outputs, self._shapes[batch], strict=True)):
             # Written into by the last layer itself: a copy of its own would cost up to a fifth of a run.
-            found[name] = np.empty(tuple(port.shape), np.float32)
+            found[name] = np.empty(shape, np.float32)
             request.set_output_tensor(i, ov.Tensor(found[name], shared_memory=True))
         request.infer(dict(inputs), share_inputs=True, share_outputs=True)
         return found
@@ -60,6 +62,7 @@ class OpenVinoEngine:
         self._model.reshape(shapes)
         request = self._core.compile_model(self._model, "CPU", self._settings).create_infer_request()
         self._requests[batch] = request
+        self._shapes[batch] = [tuple(port.shape) for port in request.model_outputs]
         return request
 
 

@@ -42,6 +42,15 @@ def test_the_way_from_build_to_images(anycost, tmp_path):
     assert "0.25@16/openvino" in anycost("inspect", bundle)[1]
 
 
+def test_a_floor_of_quality_and_predictions_instead_of_measurements(anycost, tiny_bundle):
+    code, printed, err = anycost("explain", tiny_bundle, "--budget", "1000s", "--no-measure", "--json")
+    found = json.loads(printed)
+    assert code == 0 and err == "" and found["chosen"].startswith("1@32/")
+    assert all(row["predicted"]["p95_ms"] > 0 and row["measured"] is None for row in found["engines"])
+    code, printed, _ = anycost("explain", tiny_bundle, "--max-distance", "0", "--max-resolution", "16")
+    assert code == 0 and "distance <= 0" in printed and "nearest" in printed
+
+
 def test_flexible_subnets_from_json(anycost, tmp_path):
     channels = tmp_path / "flexible.json"
     channels.write_text(
@@ -70,6 +79,8 @@ def test_flexible_subnets_from_json(anycost, tmp_path):
         (("--budget", "-5ms"), "-5ms"),
         (("--budget", "soon"), "soon"),
         (("--memory", "0"), "positive"),
+        (("--max-distance", "-1"), "from 0 on"),
+        (("--max-distance", "near"), "a distance such as 25"),
         (("--seed", ""), "no seeds"),
         (("--seed", "0-999999999"), "1000000000"),
         (("--seed", "5-1"), "1-5"),

@@ -12,7 +12,8 @@ from anycost.errors import BackendError
 from anycost.export import compilers
 from anycost.export.build import Plan, build
 from anycost.export.compilers import bfloat16
-from anycost.export.trace import BFLOAT16_OPSET, Traced, trace_mapping
+from anycost.export.functions import BFLOAT16_OPSET
+from anycost.export.trace import Traced, trace_mapping
 from anycost.export.variants import variants
 from anycost.runtime import backends
 from anycost.runtime.backends import onnxruntime as onnxruntime_cpu

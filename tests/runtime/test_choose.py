@@ -4,7 +4,7 @@ from hypothesis import strategies as st
 
 import anycost
 from anycost.errors import BudgetError, BundleError
-from anycost.runtime.budget import Budget, parse_latency_ms, parse_memory_mb
+from anycost.runtime.budget import Budget, parse_distance, parse_latency_ms, parse_memory_mb
 from anycost.runtime.choose import choose
 from anycost.runtime.profile import Measurement, Profile, store_profile, stored_profile
 from anycost.runtime.quality import EngineQuality, FdParity, Interval, Pair, Quality, SubnetQuality
@@ -192,3 +192,34 @@ class TestMeasuredQuality:
         assert (values(row)["quality"], values(row)["ranked_by"]) == (5.0, "FD-x (y) to data")
         plain = next(r for r in choose(runtime.bundle, Budget(), profile).rows if r.chosen)
         assert cells(plain)[at] == "-" and values(plain)["quality"] == plain.subnet.distance
+
+
+class TestMaxDistance:
+    def test_it_bounds_what_the_rows_are_ranked_by(self, runtime, profile):
+        order = sorted(runtime.subnets, key=lambda net: -net.distance)
+        floor = order[-2].distance
+        assert chosen(runtime, profile, max_distance=floor) == "1@32/openvino"
+        choice = choose(runtime.bundle, Budget(max_distance=floor), profile)
+        misfits = [row for row in choice.rows if row.misfit]
+        assert {row.subnet.name for row in misfits} == {net.name for net in order[:-2]}
+        assert (
+            misfits[0].misfit.startswith("distance to the full network 0.") and f"above {floor:g}" in misfits[0].misfit
+        )
+        measured = TestMeasuredQuality().bundle(runtime)
+        assert choose(measured, Budget(max_distance=5), profile).subnet.name == "0.5@32"
+        (line,) = {r.misfit for r in choose(measured, Budget(max_distance=5), profile).rows if r.subnet.name == "odd"}
+        assert line == "FD-x (y) to data 20 is above 5"
+
+    def test_nothing_fits_names_the_nearest(self, runtime, profile):
+        with pytest.raises(BudgetError, match=r"distance <= 0\): the nearest is 1@32/openvino.*p95 \S+ ms is above 1"):
+            chosen(runtime, profile, max_distance=0, latency_ms=1)
+
+    def test_text(self):
+        assert (parse_distance("25"), parse_distance(" 0.08 "), parse_distance("0")) == (25, 0.08, 0)
+        for text in ("-1", "25ms", "", "nan", "1e9"):
+            with pytest.raises(BudgetError, match="distance such as 25"):
+                parse_distance(text)
+        for value in (-0.1, float("nan"), float("inf")):
+            with pytest.raises(BudgetError, match="max_distance"):
+                Budget(max_distance=value)
+        assert str(Budget(max_distance=25)) == "distance <= 25"
