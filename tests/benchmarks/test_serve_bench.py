@@ -264,7 +264,7 @@ def good_result():
             "held_s": 40,
             "files": [9, 309, 9],
             "connections": 300,
-            "ends": {"silent": {"open": 300}},
+            "ends": {"silent": {"ended by the server": 300}},
         },
         "malformed": {**found, "slowest_s": 0.1, "slowest": "a, b"},
         "server": {"alive_at_the_end": True, "exit_code": 0, "logged": {"errors": {}}},

@@ -142,4 +142,3 @@ def test_a_written_bfloat16_graph_is_valid(tmp_path, backend):
         ort.InferenceSession(
             tmp_path / onnxruntime_cpu.MODEL_NAME, options, providers=["CPUExecutionProvider"], enable_fallback=0
         )
-
