@@ -30,7 +30,7 @@ class Calls:
 
     def of(self, job: Job, pressure: float, budget: Budget | None = None) -> Call:
         if job.operation in ("generate", "edit"):
-            pick = self._found().pick(budget or job.budget or self._budget, job.subnet, job.backend, pressure)
+            pick = self._found().pick(budget or job.budget or self._usual(job), job.subnet, job.backend, pressure)
             chunk = min(self._max_batch, pick.most_rows or self._max_batch)
             how: dict[str, Any] = {"subnet": pick.subnet, "variant": pick.variant, "chunk": chunk}
             return Call("pictures", how, pick)
@@ -42,6 +42,10 @@ class Calls:
                 how["variant"] = pick_or_none.variant
             return Call("infer", how, pick_or_none)
         return Call(job.operation, {"model": job.model}, None)
+
+    def _usual(self, job: Job) -> Budget:
+        """Of a job that gives none: who names a sub-network has said how long it may take, not how much memory."""
+        return Budget(memory_mb=self._budget.memory_mb) if job.subnet else self._budget
 
     def _found(self) -> Engines:
         if self._engines is None:
