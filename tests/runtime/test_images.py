@@ -239,7 +239,7 @@ def test_an_opened_eps_is_refused_before_it_runs(tmp_path):
         "name with \0 null",
         None,
     ],
-    ids=str,
+    ids=["no rows", "channels first", "a batch", "int32", "no width", "nothing", "text", "null", "none"],
 )
 def test_wrong_sources(source):
     with pytest.raises(InputError):
