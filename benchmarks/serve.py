@@ -85,7 +85,7 @@ def measure(plan: Plan, server: Server) -> dict[str, Any]:
 
 
 async def _measure(plan: Plan, server: Server) -> dict[str, Any]:
-    client = Client(server.host, server.port)
+    client = Client(server.host, server.port, server.holds)
     ask = images(client)
     short = min(15.0, max(1.5, plan.level_s / 4))
     _say("warming up")

@@ -9,7 +9,7 @@ import asyncio
 import json
 import re
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 MOST_ANSWER = 64 << 20  # bytes; more is an error
@@ -48,10 +48,13 @@ class NoReplyError(Exception):
 
 
 class Client:
-    """Requests to one server, each on a connection of its own or on one that is free."""
+    """Requests to one server, each on a connection of its own or on one that is free.
 
-    def __init__(self, host: str, port: int):
-        self.host, self.port = host, port
+    holds: whether the server's process still has the connection from a port of this machine, as far as that can be told.
+    """
+
+    def __init__(self, host: str, port: int, holds: Callable[[int], bool] = lambda port: True):
+        self.host, self.port, self.holds = host, port, holds
         self._free: list[tuple[float, asyncio.StreamReader, asyncio.StreamWriter]] = []
 
     async def ask(

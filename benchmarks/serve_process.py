@@ -103,6 +103,13 @@ class Server:
                         found.append(child)
         return found
 
+    def holds(self, port: int) -> bool:
+        """Whether the front has the connection from this port."""
+        try:
+            return any(one.raddr and one.raddr.port == port for one in self._front.net_connections("tcp"))
+        except psutil.Error:
+            return False
+
     def kill_worker(self) -> bool:
         """SIGKILL to the first worker. Returns whether there was one."""
         for worker in self.worker_processes()[:1]:

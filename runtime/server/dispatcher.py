@@ -172,7 +172,7 @@ class Dispatcher:
     def pressure(self, latency_ms: float | None = None) -> float:
         """0 (no hurry) to 1: how full the queue is, or how long it will take, between EASY and FULL."""
         tolerated = WAIT_PER_BUDGET * latency_ms / 1e3 if latency_ms else self._deadline_ms / 2e3
-        load = max(len(self._queue) / self._most, self._expected_wait_s() / tolerated)
+        load = max(len(self._queue) / self._most, self._expected_wait_s() / max(tolerated, 1e-6))
         return max(0.0, min(1.0, (load - EASY) / (FULL - EASY)))
 
     def _expected_wait_s(self) -> float:

@@ -211,6 +211,20 @@ def test_malformed_requests_find_what_a_server_does_wrong():
     assert not [problem for problem in found[correct].problems if not problem.startswith("no HTTP")]
 
 
+def test_a_client_that_reads_nothing_asks_what_the_server_holds():
+    asked = []
+
+    async def answered(number):
+        return answer(200, bytes(1 << 16))
+
+    async def use(client):
+        client.holds = lambda port: bool(asked.append(port))
+        return await deaf(client, 0.2)
+
+    assert run(answered, use) == "ended by the server"
+    assert asked[0] > 0
+
+
 def test_slow_clients_see_what_becomes_of_them():
     async def answered(number):
         return answer(200, bytes(8 << 20))

@@ -69,8 +69,9 @@ def page_router() -> APIRouter:
     def answer(request: Request, name: str) -> Response:
         file = held.get(name)
         if file is None:
-            missing = {"error": {"code": "not_found", "message": "there is no such file"}}
-            return Response(json.dumps(missing), 404, media_type="application/json")
+            missing = {"code": "not_found", "message": "there is no such file: the page is at /"}
+            missing["request_id"] = getattr(request.state, "request_id", "")
+            return Response(json.dumps({"error": missing}), 404, media_type="application/json")
         if request.headers.get("if-none-match") == file.headers["ETag"]:
             return Response(status_code=304, headers=file.headers)
         return Response(file.data, headers=file.headers)
