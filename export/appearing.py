@@ -8,7 +8,7 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
-from anycost.errors import BuildError
+from anycost.export.parts import alone
 
 
 @contextlib.contextmanager
@@ -21,7 +21,7 @@ def appearing(folder: Path) -> Iterator[Path]:
     folder.parent.mkdir(parents=True, exist_ok=True)
     hidden, old = folder.with_name(f".{folder.name}.part"), folder.with_name(f".{folder.name}.old.part")
     hidden.mkdir(exist_ok=True)
-    with _alone(hidden, folder):
+    with alone(hidden, folder):
         for path in hidden.iterdir():  # what a killed run left
             shutil.rmtree(path) if path.is_dir() else path.unlink()
         try:
@@ -38,24 +38,3 @@ def appearing(folder: Path) -> Iterator[Path]:
         finally:
             shutil.rmtree(hidden, ignore_errors=True)
             shutil.rmtree(old, ignore_errors=True)
-
-
-@contextlib.contextmanager
-def _alone(hidden: Path, folder: Path) -> Iterator[None]:
-    """Keep others out, however this process ends."""
-    try:
-        import fcntl
-    except ImportError:  # Windows has no such locks
-        yield
-        return
-    handle = os.open(hidden, os.O_RDONLY)
-    try:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise BuildError(f"another process is writing {folder}: wait for it, or give another folder") from None
-        except OSError:
-            pass  # a file system without locks
-        yield
-    finally:
-        os.close(handle)

@@ -78,8 +78,9 @@ def _is_bundle(folder: Path) -> bool:
 
 
 @contextlib.contextmanager
-def alone(folder: Path) -> Iterator[None]:
-    """Keep other builds out of a folder until the end, however this process ends. Raises BuildError when one is at work.
+def alone(folder: Path, shown: Path | None = None) -> Iterator[None]:
+    """Keep other builds out of a folder until the end, however this process ends. Raises BuildError when one is at work, which
+    names ``shown`` in its place where that is given.
 
     The lock is on the folder itself, so that nothing is left behind. Where the system has no such locks there is none.
     """
@@ -93,7 +94,8 @@ def alone(folder: Path) -> Iterator[None]:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise BuildError(f"another build is writing into {folder}: wait for it, or give another folder") from None
+            place = shown or folder
+            raise BuildError(f"another build is writing into {place}: wait for it, or give another folder") from None
         except OSError:
             pass  # a file system without locks
         yield

@@ -386,7 +386,7 @@ def test_a_repository_is_replaced_whole_or_not_at_all(bundle, tmp_path, monkeypa
     assert [path.name for path in tmp_path.iterdir()] == ["repo"]
     with (
         appearing.appearing(folder),
-        pytest.raises(BuildError, match="another process is writing"),
+        pytest.raises(BuildError, match="another build is writing into"),
     ):
         export(bundle.bundle, folder)
 
