@@ -8,7 +8,7 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
-from anycost.export.parts import alone
+from anycost.export.alone import alone
 
 
 @contextlib.contextmanager

@@ -23,6 +23,7 @@ from anycost._version import __version__
 from anycost.editing.directions import Directions, save
 from anycost.errors import BuildError, ParityError
 from anycost.export import compilers, parts
+from anycost.export.alone import alone
 from anycost.export.engines import ENGINE_RECORD, EngineShop
 from anycost.export.figures import keep_quality
 from anycost.export.jobs import Job, MappingJob, PartJob, SubnetJob, part_records
@@ -114,7 +115,7 @@ def build(checkpoint: Checkpoint | None, plan: Plan, folder: Path, progress: Pro
         raise BuildError(f"directions of style_dim {plan.directions.style_dim} do not fit a bundle {needed}")
     try:
         parts.claim(folder)
-        with parts.alone(folder):
+        with alone(folder):
             return _Builder(checkpoint, plan, folder, progress or _silent).run()
     except OSError as error:
         raise BuildError(parts.explain(error, folder)) from None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import hmac
 import logging
 import time
@@ -72,12 +73,17 @@ class Gate:
             most = self._settings.per_client
             raise errors.TooManyError(f"{most} requests of this client are under way: wait for one", retry_after=1)
         self._clients[client] += 1
+        # A client that has all of its answer may send the next request before anything more happens here.
+        answer.before_last = release = functools.cache(functools.partial(self._release, client))
         try:
             await self._run(scope, receive, answer, await self._body(headers, receive))
         finally:
-            self._clients[client] -= 1
-            if not self._clients[client]:
-                del self._clients[client]
+            release()
+
+    def _release(self, client: str) -> None:
+        self._clients[client] -= 1
+        if not self._clients[client]:
+            del self._clients[client]
 
     async def _body(self, headers: Headers, receive: Receive) -> bytes:
         """All of the body. Raises RequestError for one that is too large (before it is read, where its length is told), packed
@@ -173,6 +179,7 @@ class _Answer:
         self._send, self._identity, self._last = send, identity, last
         self.status = 0
         self.told: dict[str, str] = {}  # of the engine, for the log
+        self.before_last: Callable[[], None] = lambda: None  # called before the end of the answer is sent
 
     async def __call__(self, message: Message) -> None:
         if message["type"] == "http.response.start":
@@ -183,6 +190,8 @@ class _Answer:
             if self._last():
                 headers["Connection"] = "close"
             self.told = {name[10:]: value for name, value in headers.items() if name.startswith("x-anycost-")}
+        if message["type"] == "http.response.body" and not message.get("more_body", False):
+            self.before_last()
         try:
             await asyncio.wait_for(self._send(message), SEND_S)
         except TimeoutError:
