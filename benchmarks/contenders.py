@@ -70,6 +70,14 @@ def paper_onnxruntime(case: Case) -> Call:
 
 
 def paper_openvino(case: Case) -> Call:
+    return _paper_openvino(case, "f32")
+
+
+def paper_openvino_bf16(case: Case) -> Call:
+    return _paper_openvino(case, "bf16")
+
+
+def _paper_openvino(case: Case, precision: str) -> Call:
     import openvino as ov
 
     core = ov.Core()
@@ -77,7 +85,7 @@ def paper_openvino(case: Case) -> Call:
     settings: dict[str, Any] = {
         "INFERENCE_NUM_THREADS": case.threads,
         "PERFORMANCE_HINT": "LATENCY",
-        "INFERENCE_PRECISION_HINT": "f32",
+        "INFERENCE_PRECISION_HINT": precision,
     }
     request = core.compile_model(core.read_model(_paper_onnx(case)), "CPU", settings).create_infer_request()
 
@@ -91,7 +99,7 @@ def paper_openvino(case: Case) -> Call:
     return call
 
 
-# The last export: its two contenders run one after the other.
+# The last export: a sub-network's contenders run one after the other.
 _exported: dict[str, bytes] = {}
 
 
@@ -121,8 +129,12 @@ def ours_openvino(case: Case) -> Call:
     return _ours(case, "openvino")
 
 
-def _ours(case: Case, backend: str) -> Call:
-    session = case.runtime.session(case.net.name, backend)
+def ours_openvino_bf16(case: Case) -> Call:
+    return _ours(case, "openvino-bf16")
+
+
+def _ours(case: Case, variant: str) -> Call:
+    session = case.runtime.session(case.net.name, variant)
     return lambda: session.synthesize(case.w_plus, None)
 
 
@@ -133,4 +145,6 @@ CONTENDERS: Mapping[str, Callable[[Case], Call]] = {
     "paper -> openvino": paper_openvino,
     "ours -> onnxruntime": ours_onnxruntime,
     "ours -> openvino": ours_openvino,
+    "paper -> openvino bf16": paper_openvino_bf16,
+    "ours -> openvino bf16": ours_openvino_bf16,
 }

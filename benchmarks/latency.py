@@ -19,10 +19,10 @@ import torch
 import anycost
 from anycost.benchmarks import latency_report
 from anycost.benchmarks.contenders import CONTENDERS
-from anycost.benchmarks.gemm import gemm_gflops
 from anycost.benchmarks.settings import SETTINGS
 from anycost.errors import AnycostError
 from anycost.export.build import Plan, build
+from anycost.export.variants import Variant
 from anycost.networks.channels import SubnetError, macs, parse_subnets
 from anycost.progress import bar
 from anycost.runtime.profile import default_threads, device_name
@@ -63,12 +63,12 @@ def _run(args: argparse.Namespace) -> int:
     with tempfile.TemporaryDirectory() as scratch:
         folder = args.bundle or Path(scratch) / "bundle"
         with bar(console(stderr=True), "building", quiet=False) as progress:
-            plan = Plan("benchmark", subnets, ["onnxruntime", "openvino"], threads=args.threads)
+            engines = [Variant("onnxruntime"), Variant("openvino"), Variant("openvino", "bf16")]
+            plan = Plan("benchmark", subnets, engines, threads=args.threads)
             build(checkpoint, plan, folder, progress)
         SETTINGS.generator, SETTINGS.runtime = checkpoint.generator(), anycost.open(folder, threads=args.threads)
         SETTINGS.subnets, SETTINGS.contenders, SETTINGS.threads = subnets, contenders, args.threads
         raw = Path(scratch) / "raw.json"
-        gemm = gemm_gflops(args.threads)
         code = pytest.main(
             [
                 str(Path(__file__).with_name("latency_cases.py")),
@@ -94,7 +94,7 @@ def _run(args: argparse.Namespace) -> int:
         "threads": args.threads,
         "torch": torch.__version__,
         "model": args.random_init or args.model,
-        "gemm_gflops": round(gemm, 1),
+        "gemm_gflops": {name: round(rate, 1) for name, rate in SETTINGS.gemm_gflops.items()},
         "macs": {net.name: macs(net, checkpoint.arch.style_dim) for net in subnets},
         "rows": [
             {

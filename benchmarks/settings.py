@@ -13,7 +13,8 @@ from anycost.runtime.runtime import Runtime
 
 @dataclass
 class Settings:
-    """references: images by sub-network, of the first contender; filled by the cases."""
+    """references, gemm_gflops: by sub-network, the first contender's image and what the machine can do then; filled by the
+    cases."""
 
     generator: Generator | None = None
     runtime: Runtime | None = None
@@ -21,6 +22,7 @@ class Settings:
     contenders: list[str] = field(default_factory=list)
     threads: int = 1
     references: dict[str, np.ndarray] = field(default_factory=dict)
+    gemm_gflops: dict[str, float] = field(default_factory=dict)
 
 
 SETTINGS = Settings()

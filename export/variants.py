@@ -17,7 +17,7 @@ DEFAULT_CUDA_TARGETS = ("sm_86", "sm_89", "sm_90", "sm_120")
 _FIRST_BFLOAT16 = 80
 # The target of engines that are graphs, for whatever NVIDIA GPU runs them.
 ANY_GPU = "cuda"
-_ONLY_ON = {"bf16": GPU_BACKENDS, "int8": ("onnxruntime", "openvino", "tensorrt")}
+_ONLY_ON = {"bf16": ("openvino", *GPU_BACKENDS), "int8": ("onnxruntime", "openvino", "tensorrt")}
 LARGEST_BATCH = 256
 CALIBRATION_SAMPLES = 16  # From 4 to 64 the PSNR changes by less than 1 dB.
 
@@ -97,7 +97,7 @@ def variants(
         for precision in chosen:
             samples = (calibration or CALIBRATION_SAMPLES) if precision == "int8" else None
             if backend not in _ONLY_ON.get(precision, (backend,)):
-                if implied and len(precisions) > 1:
+                if implied and (len(precisions) > 1 or set(backends) & set(_ONLY_ON[precision])):
                     continue  # Another backend of these targets may have it.
                 known = ", ".join(_ONLY_ON[precision])
                 raise BuildError(f"precision {precision} is not built for {backend}: it is for {known}")

@@ -18,7 +18,8 @@ LEAST_FITTED = 3  # as many measured engines as a fit has coefficients
 _LEAST_MS = 1e-3
 
 # Rough rates, right within a factor of a few: multiply-adds a millisecond (of one CPU thread, or of a GPU), bytes a
-# millisecond, and milliseconds of a call. Half precision and int8 double the first.
+# millisecond, and milliseconds of a call. Half precision and int8 double the first, fp16 on CPUs excepted:
+# it is computed in float32 there.
 _CPU_MACS, _GPU_MACS = 4e7, 1e10
 _CPU_BYTES, _GPU_BYTES = 1e7, 5e8
 _CALL_MS = 0.5
@@ -79,7 +80,7 @@ def predict(
 def rough_ms(engine: EngineRecord, macs: int, threads: int) -> float:
     """Milliseconds of one image by rates that are right within a factor of a few."""
     rate, byte_rate = (_GPU_MACS, _GPU_BYTES) if _on_gpu(engine) else (_CPU_MACS * threads, _CPU_BYTES)
-    faster = 1.0 if engine.precision == "fp32" else 2.0
+    faster = 1.0 if engine.precision == "fp32" or (engine.precision == "fp16" and not _on_gpu(engine)) else 2.0
     compute = macs / (rate * faster) * _SLOWER.get(engine.backend, 1.0)
     return compute + (engine.size + engine.weights_bytes) / byte_rate + _CALL_MS
 

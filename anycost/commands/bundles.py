@@ -79,7 +79,7 @@ def build(
         typer.Option(help="cpu, and GPUs by compute capability, such as cpu,sm_86,sm_89,sm_120.", show_default=False),
     ] = None,
     precision: Annotated[
-        str, typer.Option(help="fp32, fp16, bf16 (GPUs) or int8 (CPUs), separated by commas.")
+        str, typer.Option(help="fp32, fp16, bf16 (GPUs, OpenVINO) or int8, separated by commas.")
     ] = "fp32",
     batch: Annotated[str, typer.Option(metavar="LEAST:USUAL:LARGEST", help="Batch sizes of GPU engines.")] = "1:1:8",
     workspace: Annotated[

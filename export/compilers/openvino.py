@@ -14,6 +14,7 @@ from xml.etree import ElementTree
 import openvino as ov
 
 from anycost.errors import BuildError
+from anycost.export.compilers.even_rows import even_rows
 from anycost.export.trace import Traced
 from anycost.export.variants import Variant
 from anycost.runtime.backends import BINDINGS_NAME, BlobBinding, BlobBindings, BlobConstant
@@ -27,7 +28,7 @@ def write(traced: Traced, variant: Variant, folder: Path) -> None:
     del variant  # The graph says its precision.
     with tempfile.TemporaryDirectory(dir=folder) as scratch:
         source, graph, blob_path = (Path(scratch) / name for name in ("model.onnx", "model.xml", "model.bin"))
-        source.write_bytes(traced.model.SerializeToString())
+        source.write_bytes(even_rows(traced.model).SerializeToString())
         ov.serialize(ov.Core().read_model(source), graph, blob_path)
         blob = blob_path.read_bytes()
         text = _plain_names(graph.read_text())

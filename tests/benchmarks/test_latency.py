@@ -18,12 +18,14 @@ def test_ratios_are_against_our_best():
         "torch.compile": 4.0,
         "best export": 3.0,
     }
+    assert ratios({"paper -> openvino bf16": 9.0, "ours -> openvino bf16": 6.0})["best export in bf16"] == 1.5
     assert ratios({"eager": 5.0}) == {"eager": None, "torch.compile": None, "best export": None}
 
 
 def test_a_small_run_writes_json_table_and_chart(tmp_path):
     """Without torch.compile, which needs a C++ compiler. Contenders whose image differs fail inside the run."""
     contenders = "eager,paper -> onnxruntime,paper -> openvino,ours -> onnxruntime,ours -> openvino"
+    contenders += ",paper -> openvino bf16,ours -> openvino bf16"
     command = [sys.executable, "-m", "benchmarks.latency", "--random-init", "tiny", "--subnets", "0.25@8"]
     command += ["--contenders", contenders, "--output", str(tmp_path)]
     # pytest-benchmark measures nothing where it takes itself for one of several test processes.
@@ -32,7 +34,7 @@ def test_a_small_run_writes_json_table_and_chart(tmp_path):
     assert done.returncode == 0, done.stdout + done.stderr
     result = json.loads((tmp_path / "latency.json").read_text())
     assert [row["contender"] for row in result["rows"]] == contenders.split(",")
-    assert all(row["median_ms"] > 0 for row in result["rows"]) and result["gemm_gflops"] > 1
+    assert all(row["median_ms"] > 0 for row in result["rows"]) and result["gemm_gflops"]["0.25@8"] > 1
     assert "0.25@8" in (tmp_path / "latency.md").read_text() == markdown(result)
     assert (tmp_path / "latency.png").read_bytes().startswith(b"\x89PNG")
 

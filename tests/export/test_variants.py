@@ -68,8 +68,12 @@ def test_precisions_that_some_of_the_targets_backends_have():
     assert found == ["onnxruntime-fp16", "onnxruntime-int8", "openvino-fp16", "openvino-int8", "tensorrt_rtx-fp16"]
     with pytest.raises(BuildError, match="int8 is not built for tensorrt_rtx"):
         variants(["openvino", "tensorrt_rtx"], ["fp16", "int8"], ["cpu", "sm_89"])
-    with pytest.raises(BuildError, match=r"precision bf16 is for cuda, tensorrt_rtx, .*: add one to --backend"):
-        variants(None, ["fp32", "bf16"], ["cpu"])
+    assert named(variants(None, ["fp32", "bf16"], ["cpu"])) == ["onnxruntime", "openvino", "openvino-bf16"]
+    assert named(variants(None, ["bf16"], ["cpu", "sm_89"])) == ["openvino-bf16", "tensorrt_rtx-bf16"]
+    with pytest.raises(
+        BuildError, match=r"precision int8 is for onnxruntime, openvino, tensorrt: add one to --backend"
+    ):
+        variants(None, ["fp32", "int8"], ["sm_89"])
     for samples, precision in ((0, "int8"), (8, "fp16")):
         with pytest.raises(BuildError, match=f"calibration {samples} is for --precision int8, and at least 1"):
             variants(["openvino"], [precision], [], calibration=samples)
@@ -130,9 +134,8 @@ def test_in_the_order_asked_for():
         ((["openvino"], ["fp32"], ["sm_89"]), "targets sm_89 need a backend for GPUs: add tensorrt_rtx"),
         (
             (["onnxruntime"], ["bf16"], []),
-            "precision bf16 is not built for onnxruntime: it is for cuda, tensorrt_rtx, tensorrt, ",
+            "precision bf16 is not built for onnxruntime: it is for openvino, cuda, tensorrt_rtx, tensorrt, ",
         ),
-        ((None, ["bf16"], ["cpu", "sm_89"]), "precision bf16 is not built for onnxruntime"),
         (
             (["tensorrt_rtx"], ["int8"], []),
             "precision int8 is not built for tensorrt_rtx: it is for onnxruntime, openvino",
