@@ -1,6 +1,6 @@
 """Engines that are programs: our own kernels, compiled ahead of time, launched one after the other or as one CUDA graph.
 
-Inputs and outputs are float32 with the batch first. Scratch memory lies in one block, in which regions that are never needed at
+Scratch memory lies in one block, in which regions that are never needed at
 once share addresses; which alternative of a step is taken was timed on the device.
 """
 
@@ -13,27 +13,21 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from anycost.errors import BackendError, InputError
-from anycost.runtime.backends import Array, Bind
+from anycost.errors import BackendError
+from anycost.runtime.backends import Bind
 from anycost.runtime.cuda import arena, tuning
-from anycost.runtime.cuda.arrays import DeviceArray, as_device_array, as_stream
 from anycost.runtime.cuda.constants import Constants
+from anycost.runtime.cuda.device_engine import LEAST, DeviceEngine
 from anycost.runtime.cuda.devices import CudaDevice
 from anycost.runtime.cuda.driver import Cuda, DeviceMemory
 from anycost.runtime.cuda.launcher import Bound, Launcher, PortArguments, StepBench
-from anycost.runtime.cuda.ports import Port, Ports, on_device
+from anycost.runtime.cuda.ports import Port, Ports
 from anycost.runtime.cuda.program import PROGRAM_NAME, Choice, read_program
 from anycost.runtime.cuda.weights import DeviceWeights
 
 # Each keeps its launches, and the graphs of as many sets of addresses.
 KEPT_BATCH_SIZES = 4
 KEPT_GRAPHS = 4
-
-# What every kernel takes for granted of an address; memory that an engine allocates itself has it.
-_ALIGNMENT = 16
-_LEAST = 256  # bytes of a buffer
 
 Addresses = tuple[int, ...]
 
@@ -50,16 +44,16 @@ class _Batch:
     seen: OrderedDict[Addresses, None] = field(default_factory=OrderedDict)
 
 
-class ProgramEngine:
-    """A loaded engine on one device. Not thread-safe: use one for each thread.
-
-    folder: holds program.json and the kernels. bind: makes a constant, also later, when a batch size takes another alternative.
-    weights: the device's, shared with its other engines. max_batch: the most samples that one execution takes. Raises
-    BackendError.
+class ProgramEngine(DeviceEngine):
+    """folder: holds program.json and the kernels. bind: makes a constant, also later, when a batch size takes another
+    alternative. weights: the device's, shared with its other engines. The second run on the same addresses makes a graph of
+    them, which costs less to start. The first run of a batch size waits, where it has to be tuned. Raises BackendError.
     """
 
+    alignment = 16
+
     def __init__(self, folder: Path, bind: Bind, device: CudaDevice, cuda: Cuda, weights: DeviceWeights) -> None:
-        self._cuda = cuda
+        super().__init__(cuda)
         self._program = read_program(folder)
         self._regions = self._program.by_name()
         self._launcher = Launcher(self._program, folder, device, cuda)
@@ -76,14 +70,8 @@ class ProgramEngine:
         )
         self._order = [port.name for port in (*self._ports.inputs, *self._ports.outputs)]
         self._batches: OrderedDict[int, _Batch] = OrderedDict()
-        # The end of the last run, on whichever stream it was, and what runs that may not be over need.
-        self._last: Any = None
-        self._in_flight: list[tuple[Any, object]] = []
         self._block: DeviceMemory | None = None
-        self._buffers: dict[str, DeviceMemory] = {}
         with cuda.active():
-            self._stream = cuda.new_stream()
-            self._handle = as_stream(self._stream)
             self._constants = Constants(self._program, bind, cuda, weights, self._launcher, self._handle)
             # What the first image needs, so that a device without room is found here; all alternatives where they have to be
             # timed first.
@@ -99,74 +87,6 @@ class ProgramEngine:
         buffers = sum(memory.size for memory in self._buffers.values())
         return (self._block.size if self._block else 0) + buffers + self._constants.bytes
 
-    def run(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
-        """inputs: float32 [N, ...] by name, one N in all -> the outputs by name, float32 [N, ...]. N above ``max_batch`` is run
-        in pieces. Raises InputError for a missing input or a wrong shape, BackendError when the device fails."""
-        self._ports.require(inputs)
-        arrays = {port.name: np.ascontiguousarray(inputs[port.name], dtype=np.float32) for port in self._ports.inputs}
-        batch = self._ports.batch({name: array.shape for name, array in arrays.items()})
-        found = {port.name: np.empty((batch, *port.shape), np.float32) for port in self._ports.outputs}
-        with self._cuda.active():
-            self._follow(self._handle)
-            for start in range(0, batch, self.max_batch):
-                stop = min(start + self.max_batch, batch)
-                self._reserve_ports(self._order, stop - start)
-                for name, array in arrays.items():
-                    self._cuda.upload(self._buffers[name].pointer, array[start:stop], self._handle)
-                own = tuple(self._buffers[name].pointer for name in self._order)
-                self._execute(stop - start, own, self._handle)
-                for name, array in found.items():
-                    self._cuda.download(array[start:stop], self._buffers[name].pointer, self._handle)
-            self._cuda.synchronize(self._handle)
-        # All earlier runs were waited for.
-        self._last, self._in_flight = None, []
-        return found
-
-    def run_device(
-        self, inputs: Mapping[str, Any], *, stream: Any = None, outputs: Mapping[str, Any] | None = None
-    ) -> dict[str, DeviceArray]:
-        """A run on arrays that lie on the device; it returns before the run is over.
-
-        inputs: arrays of PyTorch, CuPy, ... by name (``as_device_array``), float32 [N, ...], N at most ``max_batch``. They must
-        keep their content until the run is over. stream: the caller's, on which the run is put (``as_stream``); None for the
-        engine's own. outputs: arrays to write to, by name; an output that is not named goes to the engine's own memory, which
-        the next run overwrites. -> all outputs, to be read on that stream, or by a library that waits for it, as those with
-        DLPack do. Nothing is copied, but for arrays whose address is not a multiple of 16. The second run on the same addresses
-        makes a graph of them, which costs less to start. The first run of a batch size waits, where it has to be tuned.
-        Raises InputError for an array that cannot be taken, BackendError when the device fails.
-        """
-        self._ports.require(inputs)
-        handle = self._handle if stream is None else as_stream(stream)
-        arrays = {p.name: as_device_array(inputs[p.name], f"input {p.name}", stream=handle) for p in self._ports.inputs}
-        batch = self._ports.batch({name: array.shape for name, array in arrays.items()})
-        if not 0 < batch <= self.max_batch:
-            raise InputError(
-                f"a batch of {batch} does not fit this engine, which takes 1 to {self.max_batch}: split it"
-            )
-        given = self._ports.given(outputs or {}, batch, handle)
-        on_device(arrays | given, self._cuda.ordinal)
-        with self._cuda.active():
-            self._follow(handle)
-            for array in (*arrays.values(), *given.values()):
-                if array.stream not in (None, handle):
-                    self._cuda.order(array.stream or 0, handle)
-            # Only for what the caller has no place of his own that can be used.
-            unaligned = {name for name, array in (arrays | given).items() if array.pointer % _ALIGNMENT}
-            self._reserve_ports(unaligned | {p.name for p in self._ports.outputs if p.name not in given}, batch)
-            found = {p.name: given.get(p.name) or self._own(p, batch, handle) for p in self._ports.outputs}
-            used = arrays | found
-            for name, array in arrays.items():
-                if array.pointer % _ALIGNMENT:
-                    self._cuda.copy(self._buffers[name].pointer, array.pointer, array.nbytes, handle)
-            self._execute(batch, tuple(self._aligned(name, used[name]) for name in self._order), handle)
-            for name, array in given.items():
-                if array.pointer % _ALIGNMENT:
-                    self._cuda.copy(array.pointer, self._buffers[name].pointer, array.nbytes, handle)
-            self._last = self._cuda.record(handle)
-            self._in_flight = [pair for pair in self._in_flight if not self._cuda.done(pair[0])]
-            self._in_flight.append((self._last, (arrays, given)))
-        return found
-
     # Memory
 
     def _candidates(self) -> list[Choice]:
@@ -179,31 +99,16 @@ class ProgramEngine:
             self._batches.clear()
             # Given back first: both together may not fit. Freeing waits for runs that are under way.
             self._block = None
-            self._block = self._cuda.allocate(max(layout.total, _LEAST))
+            self._block = self._cuda.allocate(max(layout.total, LEAST))
         return layout
-
-    def _reserve_ports(self, names: Iterable[str], batch: int) -> None:
-        """Memory of the engine's own for inputs and outputs."""
-        for name in names:
-            size = self._regions[name].bytes(batch)
-            if name not in self._buffers or self._buffers[name].size < size:
-                self._buffers[name] = self._cuda.allocate(max(size, _LEAST))
-
-    def _aligned(self, name: str, array: DeviceArray) -> int:
-        return self._buffers[name].pointer if array.pointer % _ALIGNMENT else array.pointer
-
-    def _own(self, port: Port, batch: int, stream: int) -> DeviceArray:
-        memory, shape = self._buffers[port.name], (batch, *port.shape)
-        # The engine's own stream must live as long as anything can wait for it.
-        owner = (memory, self._stream)
-        return DeviceArray(memory.pointer, shape, np.dtype(np.float32), self._cuda.ordinal, owner, stream)
 
     # Running
 
-    def _follow(self, stream: int) -> None:
-        """The scratch memory is one block: a run on this stream begins after the last one on any other."""
-        if self._last is not None:
-            self._cuda.wait(stream, self._last)
+    def _execute_own(self, batch: int) -> None:
+        self._execute(batch, tuple(self._buffers[name].pointer for name in self._order), self._handle)
+
+    def _execute_at(self, batch: int, addresses: Mapping[str, int], stream: int) -> None:
+        self._execute(batch, tuple(addresses[name] for name in self._order), stream)
 
     def _execute(self, batch: int, addresses: Addresses, stream: int) -> None:
         """One run. addresses: of the inputs and outputs, in their order; 16-byte aligned, on this device."""
@@ -264,7 +169,7 @@ class ProgramEngine:
     def _tuned(self, batch: int, addresses: Addresses, stream: int) -> list[Choice]:
         """Time the alternatives on this run's inputs, in memory of their own."""
         layout = arena.pack(arena.lifetimes_of_steps(self._program, self._available, batch))
-        block = self._cuda.allocate(max(layout.total, _LEAST))
+        block = self._cuda.allocate(max(layout.total, LEAST))
         places = self._constants.addresses(_named(self._candidates())) | _placed(layout, block)
         places |= dict(zip(self._order, addresses, strict=True))
         bench = StepBench(self._program, self._launcher, self._cuda, batch, places, self._stream, stream)

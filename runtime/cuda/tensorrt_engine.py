@@ -1,12 +1,11 @@
 """Engines of TensorRT and of TensorRT-RTX: a plan without weights, the weights beside it, and runs that copy nothing.
 
-Inputs and outputs are float32 with the batch first, dynamic within optimization profile 0. The activations of an engine lie in
+The batch is dynamic within optimization profile 0. The activations of an engine lie in
 one block that all its execution contexts share, since only one of them runs at a time.
 """
 
 from __future__ import annotations
 
-import hashlib
 import lzma
 from collections import OrderedDict
 from collections.abc import Mapping
@@ -15,25 +14,19 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from anycost.errors import BackendError, InputError
-from anycost.runtime.backends import BINDINGS_NAME, Array, Bind, PlanBindings
+from anycost.runtime.backends import BINDINGS_NAME, Bind, PlanBindings
 from anycost.runtime.binding import Binding
-from anycost.runtime.cuda.arrays import DeviceArray, as_device_array, as_stream
+from anycost.runtime.cuda.device_engine import LEAST, DeviceEngine
 from anycost.runtime.cuda.driver import Cuda, DeviceMemory
-from anycost.runtime.cuda.ports import Port, Ports, listed, on_device
+from anycost.runtime.cuda.kernel_cache import KernelCache
+from anycost.runtime.cuda.ports import Port, Ports, listed
 from anycost.runtime.cuda.weights import DeviceWeights
-from anycost.runtime.files import write_whole
-from anycost.runtime.profile import cache_folder
 
 PLAN_NAME = "engine.plan.xz"
 
 # Each keeps an execution context and a graph.
 KEPT_BATCH_SIZES = 4
-
-# What every compiled kernel may take for granted of an address; memory that an engine allocates itself has it.
-_ALIGNMENT = 256
 
 # bindings.json's names of the types -> TensorRT's.
 _TYPES = {"float32": "FLOAT", "float16": "HALF", "bfloat16": "BF16"}
@@ -58,30 +51,26 @@ class _Staged:
     runs: int = 0
 
 
-class TensorRtEngine:
-    """A loaded engine on one device. Not thread-safe: use one for each thread.
-
-    folder: holds the plan and bindings.json. bind: makes a constant. threads: that the library may use on the CPU. weights:
-    the device's, shared with its other engines. max_batch: the most samples that one execution takes. Raises BackendError.
+class TensorRtEngine(DeviceEngine):
+    """folder: holds the plan and bindings.json. bind: makes a constant. threads: that the library may use on the CPU. weights:
+    the device's, shared with its other engines. Raises BackendError.
     """
+
+    alignment = 256
 
     def __init__(
         self, library: Library, folder: Path, bind: Bind, threads: int, cuda: Cuda, weights: DeviceWeights
     ) -> None:
-        self._library, self._cuda = library, cuda
+        super().__init__(cuda)
+        self._library = library
         bindings = PlanBindings.model_validate_json((folder / BINDINGS_NAME).read_bytes())
         plan = _plan(folder / PLAN_NAME)
         self._staged: OrderedDict[int, _Staged] = OrderedDict()
         self._direct: Any = None
         self._direct_batch = 0
-        # The end of the last run, on whichever stream it was, and what runs that may not be over read and write.
-        self._last: Any = None
-        self._in_flight: list[tuple[Any, object]] = []
         self._log = _log(library.trt)
         self._log.errors.clear()
         with cuda.active():
-            self._stream = cuda.new_stream()
-            self._handle = as_stream(self._stream)
             runtime = library.trt.Runtime(self._log)
             runtime.max_threads = max(threads, 1)
             self._engine = runtime.deserialize_cuda_engine(plan)
@@ -95,14 +84,11 @@ class TensorRtEngine:
             else:
                 self._weights = self._held(bindings.weights, bind, weights)
                 self._weights_bytes = sum(memory.size for memory in self._weights.values())
-            self._ports, self._min_batch, self.max_batch = self._read_ports()
+            self._ports, self.min_batch, self.max_batch = self._read_ports()
             self._config, self._kernels = self._kernel_cache(plan)
-            # A block of no bytes has no address.
-            self._activations = cuda.allocate(max(int(self._engine.device_memory_size_v2), _ALIGNMENT))
-            self._buffers = {
-                port.name: cuda.allocate(max(port.bytes(self.max_batch), _ALIGNMENT))
-                for port in (*self._ports.inputs, *self._ports.outputs)
-            }
+            self._activations = cuda.allocate(max(int(self._engine.device_memory_size_v2), LEAST))
+            # All and the largest now: graphs will hold their addresses.
+            self._reserve_ports([port.name for port in (*self._ports.inputs, *self._ports.outputs)], self.max_batch)
         # Batch sizes whose kernels are in the cache by now.
         self._compiled: set[int] = set()
         # Those of a cache that was refused, say, explain no later failure.
@@ -114,73 +100,6 @@ class TensorRtEngine:
         too that it shares. What the library keeps for itself (its kernels) is not in it."""
         buffers = sum(memory.size for memory in self._buffers.values())
         return self._activations.size + buffers + self._weights_bytes
-
-    def run(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
-        """inputs: float32 [N, ...] by name, one N in all -> the outputs by name, float32 [N, ...]. N above ``max_batch`` is run
-        in pieces. Raises InputError for a missing input or a wrong shape, BackendError when the device fails."""
-        self._ports.require(inputs)
-        arrays = {port.name: np.ascontiguousarray(inputs[port.name], dtype=np.float32) for port in self._ports.inputs}
-        batch = self._ports.batch({name: array.shape for name, array in arrays.items()})
-        found = {port.name: np.empty((batch, *port.shape), np.float32) for port in self._ports.outputs}
-        with self._cuda.active():
-            self._follow(self._handle)
-            for start in range(0, batch, self.max_batch):
-                stop = min(start + self.max_batch, batch)
-                for name, array in arrays.items():
-                    self._cuda.upload(self._buffers[name].pointer, array[start:stop], self._handle)
-                self._execute(stop - start)
-                for name, array in found.items():
-                    self._cuda.download(array[start:stop], self._buffers[name].pointer, self._handle)
-            self._cuda.synchronize(self._handle)
-        # All earlier runs were waited for.
-        self._last, self._in_flight = None, []
-        return found
-
-    def run_device(
-        self, inputs: Mapping[str, Any], *, stream: Any = None, outputs: Mapping[str, Any] | None = None
-    ) -> dict[str, DeviceArray]:
-        """A run on arrays that lie on the device; it returns before the run is over.
-
-        inputs: arrays of PyTorch, CuPy, ... by name (``as_device_array``), float32 [N, ...], N at most ``max_batch``. They must
-        keep their content until the run is over. stream: the caller's, on which the run is put (``as_stream``); None for the
-        engine's own. outputs: arrays to write to, by name; an output that is not named goes to the engine's own memory, which
-        the next run overwrites. -> all outputs, to be read on that stream, or by a library that waits for it, as those with
-        DLPack do. Nothing is copied, but for arrays whose address is not a multiple of 256.
-        Raises InputError for an array that cannot be taken, BackendError when the device fails.
-        """
-        self._ports.require(inputs)
-        handle = self._handle if stream is None else as_stream(stream)
-        arrays = {p.name: as_device_array(inputs[p.name], f"input {p.name}", stream=handle) for p in self._ports.inputs}
-        batch = self._ports.batch({name: array.shape for name, array in arrays.items()})
-        if not 0 < batch <= self.max_batch:
-            raise InputError(
-                f"a batch of {batch} does not fit this engine, which takes 1 to {self.max_batch}: split it"
-            )
-        given = self._ports.given(outputs or {}, batch, handle)
-        on_device(arrays | given, self._cuda.ordinal)
-        with self._cuda.active():
-            self._follow(handle)
-            for array in (*arrays.values(), *given.values()):
-                if array.stream not in (None, handle):
-                    self._cuda.order(array.stream or 0, handle)
-            context = self._direct_context(batch)
-            for name, array in arrays.items():
-                if array.pointer % _ALIGNMENT:
-                    self._cuda.copy(self._buffers[name].pointer, array.pointer, array.nbytes, handle)
-                self._set_address(context, name, self._aligned(name, array))
-            found = {}
-            for port in self._ports.outputs:
-                found[port.name] = given.get(port.name) or self._own(port, batch, handle)
-                self._set_address(context, port.name, self._aligned(port.name, found[port.name]))
-            self._enqueue(context, handle)
-            for name, array in given.items():
-                if array.pointer % _ALIGNMENT:
-                    self._cuda.copy(array.pointer, self._buffers[name].pointer, array.nbytes, handle)
-            self._last = self._cuda.record(handle)
-            self._in_flight = [pair for pair in self._in_flight if not self._cuda.done(pair[0])]
-            self._in_flight.append((self._last, (arrays, given)))
-            self._keep_kernels(batch)
-        return found
 
     # Loading
 
@@ -258,7 +177,7 @@ class TensorRtEngine:
             )
         return Ports(tuple(inputs), tuple(outputs)), smallest, largest
 
-    def _kernel_cache(self, plan: bytes) -> tuple[Any, _Kernels | None]:
+    def _kernel_cache(self, plan: bytes) -> tuple[Any, KernelCache | None]:
         """-> the settings of contexts, and the compiled kernels where there are any to keep."""
         trt = self._library.trt
         if not self._library.compiles_here:
@@ -267,19 +186,13 @@ class TensorRtEngine:
         config.set_execution_context_allocation_strategy(trt.ExecutionContextAllocationStrategy.USER_MANAGED)
         # Otherwise a batch size first runs on general kernels while its own are compiled: a graph would keep the slow ones.
         config.dynamic_shapes_kernel_specialization_strategy = trt.DynamicShapesKernelSpecializationStrategy.EAGER
-        kernels = _Kernels(config.create_runtime_cache(), plan)
+        kernels = KernelCache(config.create_runtime_cache(), plan)
         config.set_runtime_cache(kernels.cache)
         return config, kernels
 
     # Running
 
-    def _follow(self, stream: int) -> None:
-        """The activations are one block: a run on this stream begins after the last one on any other."""
-        if self._last is not None:
-            self._cuda.wait(stream, self._last)
-
-    def _execute(self, batch: int) -> None:
-        """One run over the engine's own buffers on its own stream."""
+    def _execute_own(self, batch: int) -> None:
         staged = self._staged_for(batch)
         # After one plain run: the first makes what a capture may not.
         if staged.runs == 1:
@@ -289,7 +202,12 @@ class TensorRtEngine:
         else:
             self._cuda.launch(staged.graph, self._stream)
         staged.runs += 1
-        self._keep_kernels(batch)
+
+    def _execute_at(self, batch: int, addresses: Mapping[str, int], stream: int) -> None:
+        context = self._direct_context(batch)
+        for name, address in addresses.items():
+            self._set_address(context, name, address)
+        self._enqueue(context, stream)
 
     def _captured(self, context: Any) -> Any:
         """The graph of a run, None where it cannot be had: it saves launches, the results are the same."""
@@ -342,8 +260,8 @@ class TensorRtEngine:
         return context
 
     def _set_shapes(self, context: Any, batch: int) -> None:
-        if batch < self._min_batch:
-            raise InputError(f"a batch of {batch} is smaller than the {self._min_batch} that this engine was built for")
+        if batch < self.min_batch:
+            raise InputError(f"a batch of {batch} is smaller than the {self.min_batch} that this engine was built for")
         for port in self._ports.inputs:
             if not context.set_input_shape(port.name, (batch, *port.shape)):
                 raise self._failed(f"the shape {[batch, *port.shape]} of {port.name} was refused", "rebuild the bundle")
@@ -352,16 +270,7 @@ class TensorRtEngine:
         if not context.set_tensor_address(name, pointer):
             raise self._failed(f"the address of {name} was refused", "rebuild the bundle")
 
-    def _aligned(self, name: str, array: DeviceArray) -> int:
-        return self._buffers[name].pointer if array.pointer % _ALIGNMENT else array.pointer
-
-    def _own(self, port: Port, batch: int, stream: int) -> DeviceArray:
-        memory, shape = self._buffers[port.name], (batch, *port.shape)
-        # The engine's own stream must live as long as anything can wait for it.
-        owner = (memory, self._stream)
-        return DeviceArray(memory.pointer, shape, np.dtype(np.float32), self._cuda.ordinal, owner, stream)
-
-    def _keep_kernels(self, batch: int) -> None:
+    def _ran(self, batch: int) -> None:
         if self._kernels is not None and batch not in self._compiled:
             self._compiled.add(batch)
             self._kernels.keep()
@@ -370,36 +279,6 @@ class TensorRtEngine:
         reason = "".join(f": {error}" for error in self._log.errors)
         self._log.errors.clear()
         return BackendError(f"{self._library.backend}: {what}{reason}; {advice}")
-
-
-class _Kernels:
-    """The kernels that were compiled on this device for a plan, in the user's cache. Losing them costs only time."""
-
-    def __init__(self, cache: Any, plan: bytes):
-        self.cache = cache
-        self._path = cache_folder() / "kernels" / f"{hashlib.sha256(plan).hexdigest()[:16]}.bin"
-        self._stored = b""
-        try:
-            stored = self._path.read_bytes()
-            # The library checks it, against its own version, the device and the driver too, and starts empty when it does
-            # not fit.
-            if cache.deserialize(stored):
-                self._stored = stored
-        except Exception:  # unreadable, or refused with an exception of the library
-            pass
-
-    def keep(self) -> None:
-        """Write them, if there are any new ones."""
-        made = self.cache.serialize()
-        data = b"" if made is None else bytes(made)
-        if not data or data == self._stored:
-            return
-        try:
-            self._path.parent.mkdir(parents=True, exist_ok=True)
-            write_whole(self._path, data)
-        except OSError:
-            return
-        self._stored = data
 
 
 def _plan(path: Path) -> bytes:

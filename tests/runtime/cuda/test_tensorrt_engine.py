@@ -269,10 +269,10 @@ def test_wrong_outputs_are_refused(tmp_path, outputs, said):
         Made(tmp_path).engine.run_device({"x": DeviceLike(X[:2])}, outputs=outputs)
 
 
-def test_device_runs_have_a_largest_batch(tmp_path):
+def test_device_runs_have_a_smallest_and_a_largest_batch(tmp_path):
     made = Made(tmp_path, least=2)
-    for n in (0, 5):
-        with pytest.raises(InputError, match="takes 1 to 4: split it"):
+    for n, said in ((0, "takes 2 to 4$"), (1, "takes 2 to 4$"), (5, "takes 2 to 4: split it$")):
+        with pytest.raises(InputError, match=said):
             made.engine.run_device({"x": DeviceLike(X[:n])})
     with pytest.raises(InputError, match="smaller than the 2"):
         made.engine.run({"x": X[:1]})
