@@ -213,8 +213,8 @@ class Live:
             runtime = self._runtime
             choice = self._choice()
             goal = runtime.choose(subnet=self._subnet, backend=self._backend)
-            on = edit.finalize and goes_on(runtime, choice, goal, self._budget)
             net, variant = choice.subnet, choice.engine.variant
+            on = edit.finalize and goal.engine.variant == variant and self._goes_on(choice, goal)
             began = self._clock()
             *_, reached = runtime.steps(edit.codes, subnet=net.name, backend=variant, segments=on)
             self._observe(choice.engine.name, reached.engine, (self._clock() - began) * 1e3)
@@ -236,6 +236,12 @@ class Live:
         if self._budget.latency_ms is None:
             return self._runtime.choose(self._budget, backend=self._backend)
         return self._runtime.controller(self._budget).choose(backend=self._backend)
+
+    def _goes_on(self, preview: Choice, goal: Choice) -> bool:
+        runtime, measured = self._runtime, preview.measured
+        names = preview.engine.variant, preview.subnet.name, goal.subnet.name
+        p95_ms = measured.p95_ms if measured else None
+        return bool(goes_on(runtime.bundle, runtime.stored_profile, *names, p95_ms, self._budget.latency_ms))
 
     def _observe(self, whole: str, engine: str, took_ms: float) -> None:
         """Tell what a preview took, but for the first of each engine, which opens it. Where segments made it, it counts for the

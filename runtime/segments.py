@@ -21,8 +21,6 @@ from anycost.runtime.manifest import SegmentRecord
 from anycost.runtime.profile import Profile
 
 if TYPE_CHECKING:
-    from anycost.runtime.budget import Budget
-    from anycost.runtime.choose import Choice
     from anycost.runtime.runtime import Runtime
 
 Array = np.ndarray
@@ -44,6 +42,35 @@ class Reached:
     engine: str
     image: Array
     features: Array | None = None
+
+
+class ReachedStore:
+    """The last of what was reached, by codes, within a number of bytes: what segments go on from."""
+
+    def __init__(self, most_bytes: int = 512_000_000):
+        self._most = most_bytes
+        self._kept: list[Reached] = []
+
+    def of(self, w_plus: Array, variant: str) -> Reached | None:
+        """The furthest that these codes came to."""
+        same = [one for one in self._kept if one.variant == variant and np.array_equal(one.w_plus, w_plus)]
+        return same[-1] if same else None
+
+    def keep(self, reached: Reached) -> None:
+        """In place of what the same codes came to before; nothing where no segment goes on from it."""
+        self._kept = [
+            one
+            for one in self._kept
+            if one.variant != reached.variant or not np.array_equal(one.w_plus, reached.w_plus)
+        ]
+        if reached.features is not None:
+            self._kept.append(reached)
+        while sum(_bytes(one) for one in self._kept) > self._most:
+            del self._kept[0]
+
+
+def _bytes(reached: Reached) -> int:
+    return reached.image.nbytes + (0 if reached.features is None else reached.features.nbytes)
 
 
 def chain(bundle: Bundle, subnet: str, variant: str) -> tuple[SegmentRecord, ...]:
@@ -202,23 +229,29 @@ def _steps(
         yield at
 
 
-def goes_on(runtime: Runtime, preview: Choice, goal: Choice, budget: Budget) -> bool:
-    """Whether to make a preview by segments, because the goal can go on from it: they are one chain, which is worth it up to
-    both, and what the preview costs more that way still fits the budget."""
-    variant, subnet = preview.engine.variant, preview.subnet.name
-    bundle, profile = runtime.bundle, runtime.stored_profile
-    links = chain(bundle, goal.subnet.name, variant)
-    if goal.engine.variant != variant or subnet not in [link.subnet for link in links[:-1]]:
-        return False
-    if not worth(bundle, profile, goal.subnet.name, variant):
-        return False
-    first = links[0].subnet == subnet  # It has no chain of its own: its one segment is the whole engine, with features.
-    more = 0.0 if first else overhead(profile, subnet, variant)
+def goes_on(
+    bundle: Bundle,
+    profile: Profile | None,
+    variant: str,
+    preview: str,
+    goal: str,
+    p95_ms: float | None = None,
+    latency_ms: float | None = None,
+) -> tuple[SegmentRecord, ...]:
+    """The segments that lead from a preview to the goal, two sub-networks, where it is worth making the preview by segments for
+    them; none otherwise. It is when both are of one chain, which is worth it up to both, and what the preview (p95_ms, None where
+    unknown) takes more that way still fits the budget (None: any)."""
+    links = chain(bundle, goal, variant)
+    passed = [i for i, link in enumerate(links[:-1]) if link.subnet == preview]
+    if not passed or not worth(bundle, profile, goal, variant):
+        return ()
+    # The lowest has no chain of its own: its one segment is the whole engine, with features.
+    more = overhead(profile, preview, variant) if passed[0] else 0.0
     if more is None or more >= MOST_OVERHEAD:
-        return False
-    if budget.latency_ms is None or preview.measured is None:
-        return True
-    return preview.measured.p95_ms * (1 + max(more, 0.0)) <= budget.latency_ms
+        return ()
+    if p95_ms is not None and latency_ms is not None and p95_ms * (1 + max(more, 0.0)) > latency_ms:
+        return ()
+    return links[passed[0] + 1 :]
 
 
 def explained(runtime: Runtime) -> list[str]:

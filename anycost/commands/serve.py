@@ -51,6 +51,14 @@ def serve(
     cors: Annotated[
         list[str] | None, typer.Option(help="Origin whose pages may call; may be given again.", show_default=False)
     ] = None,
+    allow_host: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Name that requests may call the server by; may be given again. Default: this machine's own, where it listens "
+            "to no other and asks for no token.",
+            show_default=False,
+        ),
+    ] = None,
     no_measure: NoMeasureOption = False,
     ray: Annotated[
         bool, typer.Option("--ray", help="On Ray Serve: replicas of this server on the nodes of a cluster.")
@@ -83,8 +91,11 @@ def serve(
     - `curl -X POST localhost:8000/v1/generate -H 'Content-Type: application/json' -d '{"seeds": [0]}' -o 0.png`
     """
     from anycost.runtime.budget import parse_latency_ms
-    from anycost.runtime.server.settings import Settings
+    from anycost.runtime.server.settings import LOCAL, Settings
 
+    token = None if token_file is None else _token(token_file)
+    # Any name, unless names were given, or nothing but the place keeps others out.
+    own = LOCAL if host in LOCAL and (token is None or allow_host) else ()
     settings = Settings(
         bundle=bundle,
         host=host,
@@ -99,8 +110,9 @@ def serve(
         max_images=max_images,
         per_client=per_client,
         deadline_ms=parse_latency_ms(deadline),
-        token=None if token_file is None else _token(token_file),
+        token=token,
         cors_origins=tuple(cors or ()),
+        hosts=(*own, *(allow_host or ())),
         drain_s=parse_latency_ms(drain) / 1e3,
     )
     cluster_options = (ray_address, replicas, replica_cpus, replica_gpus)

@@ -225,7 +225,7 @@ def _ray() -> Any:
     try:
         import ray
     except ImportError:
-        raise BackendError("Ray is not installed: pip install 'anycost-runtime[scale]'") from None
+        raise BackendError("Ray is not installed: pip install 'anycost-runtime[ray]'") from None
     return ray
 
 

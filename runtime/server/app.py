@@ -45,7 +45,14 @@ def create_app(settings: Settings, *, bundle: Bundle | None = None, profile: Pro
             await service.dispatcher.drain(settings.drain_s)
             await service.dispatcher.close()
 
-    app = FastAPI(title="anycost-runtime", version=__version__, lifespan=lifespan, docs_url=None, redoc_url=None)
+    app = FastAPI(
+        title="anycost-runtime",
+        version=__version__,
+        lifespan=lifespan,
+        docs_url=None,
+        redoc_url=None,
+        redirect_slashes=False,
+    )
     app.state.service = service
     for router in (generate.router, pictures.router, about.router, health.router, open_inference.router):
         app.include_router(router)

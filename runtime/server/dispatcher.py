@@ -13,7 +13,7 @@ from typing import Any, Protocol
 
 from anycost.runtime.budget import Budget
 from anycost.runtime.server import errors, wire
-from anycost.runtime.server.calls import Call, Calls, kin
+from anycost.runtime.server.calls import Call, Calls, Way, kin
 from anycost.runtime.server.costs import Costs
 from anycost.runtime.server.engines import Engines
 from anycost.runtime.server.jobs import Array, Job, Result
@@ -47,8 +47,8 @@ class _Pending:
 class Dispatcher:
     """``submit`` jobs; ``start`` and ``drain`` around that. For one event loop.
 
-    budget: of jobs that give none. queue, max_batch, per_client, deadline_ms: as of ``Settings``. public: takes what an
-    error says and leaves out what clients must not see. clock: seconds, for tests.
+    budget: of jobs that give none. queue, max_batch, per_client, deadline_ms: as of ``Settings``. way: as of ``Calls``. public:
+    takes what an error says and leaves out what clients must not see. clock: seconds, for tests.
     """
 
     def __init__(
@@ -61,6 +61,7 @@ class Dispatcher:
         max_batch: int,
         per_client: int,
         deadline_ms: float,
+        way: Way | None = None,
         watcher: Watcher | None = None,
         public: Callable[[str], str] = str,
         clock: Callable[[], float] = time.monotonic,
@@ -72,7 +73,7 @@ class Dispatcher:
         self._queue: deque[_Pending] = deque()
         self._running: set[_Pending] = set()
         self._clients: Counter[str] = Counter()
-        self._calls = Calls(engines, budget, max_batch)
+        self._calls = Calls(engines, budget, max_batch, way)
         self._costs = Costs()
         self._recent_ms: float | None = None  # what a job has taken lately
         self._work = asyncio.Event()
@@ -296,6 +297,7 @@ class Dispatcher:
                 waited_ms=(started - pending.arrived) * 1e3,
                 batch=rows,
                 lowered=bool(call.pick and call.pick.lowered),
+                further=call.further,
             )
             if not pending.future.done():
                 pending.future.set_result(result)

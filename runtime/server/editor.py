@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from typing import Any, Literal, Protocol
 
 import numpy as np
@@ -91,10 +92,19 @@ class EditorSession:
     async def _draw(self, message: Message, turn: int) -> None:
         todo = plan(message, self._generator)
         job = self._job(message)
-        first = await self._run(job, todo.first, todo.budget)
+        toward = todo.final if message.finalize and todo.first != todo.final else None
+        first = await self._run(job, todo.first, todo.budget, toward=toward)
         done = not message.finalize or first.subnet == todo.final
         await self._show(message, turn, first, "final" if message.finalize and done else "preview", done)
-        if not done:
+        if done:
+            return
+        # One job a segment, so that what is newer need not wait for more than one.
+        variant = first.engine.rpartition("/")[2]
+        for name in first.further:
+            reached = await self._run(job, name, None, variant=variant)
+            last = name == first.further[-1]
+            await self._show(message, turn, reached, "final" if last else "step", last)
+        if not first.further:
             await self._show(message, turn, await self._finish(job, todo), "final", True)
 
     async def _finish(self, job: tuple[dict[str, Any], dict[str, Array]], todo: Plan) -> Result:
@@ -135,14 +145,24 @@ class EditorSession:
             self._codes.popitem(last=False)
 
     async def _run(
-        self, job: tuple[dict[str, Any], dict[str, Array]], subnet: str | None, budget: Budget | None
+        self,
+        job: tuple[dict[str, Any], dict[str, Array]],
+        subnet: str | None,
+        budget: Budget | None,
+        *,
+        toward: str | None = None,
+        variant: str | None = None,
     ) -> Result:
-        """budget: where none is given, the server's, or without a limit on time for a sub-network that was asked for."""
+        """budget: where none is given, the server's, or without a limit on time for a sub-network that was asked for. toward: as
+        of ``Job``. variant: whose segments are to go on."""
         arguments, arrays = job
         if subnet is not None:
             budget = Budget(memory_mb=self._memory_mb)
         operation: Literal["edit", "generate"] = "edit" if "values" in arguments else "generate"
-        return await self._submit(Job(operation, arguments, arrays, budget=budget, subnet=subnet), client=self._client)
+        asked = Job(operation, arguments, arrays, budget=budget, subnet=subnet, toward=toward)
+        if variant is not None:
+            asked = replace(asked, backend=variant, segments=True)
+        return await self._submit(asked, client=self._client)
 
     async def _show(self, message: Message, turn: int, result: Result, stage: str, last: bool) -> None:
         image = result.arrays["images"][0]

@@ -28,7 +28,8 @@ class Job:
     | infer | | the model's inputs [N, ...] | the model's outputs [N, ...] |
 
     budget, subnet, backend: what may run, for generate and edit (None: the server's budget); model: the network's name, for
-    the others. rows: images of the job.
+    the others. rows: images of the job. toward: the sub-network that the same codes are wanted of next; where segments lead
+    there and are worth it, they are used, and kept is what they came to. segments: they are to be used, from where that is.
     """
 
     operation: Operation
@@ -39,12 +40,15 @@ class Job:
     subnet: str | None = None
     backend: str | None = None
     model: str | None = None
+    toward: str | None = None
+    segments: bool = False
 
 
 @dataclass(frozen=True)
 class Result:
     """subnet: empty for networks beside the generator. engine: NETWORK/VARIANT. elapsed_ms: of the engine's call.
-    waited_ms: in the queue. batch: rows that shared the call. lowered: whether overload made the sub-network smaller."""
+    waited_ms: in the queue. batch: rows that shared the call. lowered: whether overload made the sub-network smaller.
+    further: sub-networks that go on from this one to the job's ``toward``, in their order; none where it takes a whole run."""
 
     arrays: Mapping[str, Array]
     subnet: str
@@ -53,3 +57,4 @@ class Result:
     waited_ms: float
     batch: int
     lowered: bool = False
+    further: tuple[str, ...] = ()

@@ -8,7 +8,8 @@ import hmac
 import logging
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -37,10 +38,13 @@ class Gate:
         self._clients: Counter[str] = Counter()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        headers = Headers(scope=scope) if scope["type"] in ("http", "websocket") else Headers()
+        if scope["type"] == "websocket" and not called_by(headers.get("host", ""), self._settings.hosts):
+            await send({"type": "websocket.close"})  # before it was accepted: answered with 403
+            return
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        headers = Headers(scope=scope)
         scope.setdefault("state", {})["request_id"] = identity = request_id(headers.get("x-request-id"))
         answer = _Answer(send, identity, self._draining)
         client = scope["client"][0] if scope.get("client") else ""
@@ -60,6 +64,12 @@ class Gate:
 
     async def _checked(self, scope: Scope, headers: Headers, client: str, receive: Receive, answer: _Answer) -> None:
         path = scope["path"]
+        if not called_by(headers.get("host", ""), self._settings.hosts):
+            raise errors.RequestError(
+                f"this server is called by {' or '.join(self._settings.hosts)} only: the option --allow-host adds a name",
+                status=421,
+                code="wrong_host",
+            )
         if path in OPEN or path.startswith(STATIC):
             await self._run(scope, receive, answer, await self._body(headers, receive))
             return
@@ -200,6 +210,20 @@ class _Answer:
 
 class _GoneError(Exception):
     """The client closed the connection, or does not read."""
+
+
+def called_by(header: str, hosts: Sequence[str]) -> bool:
+    """Whether a Host header is one of these names, whatever its port; always where there are none.
+
+    A page of another origin can let its own name point to this machine (DNS rebinding), and its requests are then of the
+    server's origin; but they say that name.
+    """
+    if not hosts:
+        return True
+    try:
+        return urlsplit(f"//{header}").hostname in {name.strip("[]").lower() for name in hosts}
+    except ValueError:
+        return False
 
 
 def allowed(authorization: str, token: str | None) -> bool:

@@ -15,6 +15,7 @@ from anycost.runtime.manifest import MAPPING
 from anycost.runtime.networks import LoadedNetwork
 from anycost.runtime.pipelines.encode import encode
 from anycost.runtime.runtime import Runtime
+from anycost.runtime.segments import ReachedStore, steps
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -31,8 +32,8 @@ class Task:
 class Outcome:
     """What became of one task: its arrays and the engine that made them, or the error in words.
 
-    elapsed_ms: of the engine's call with all tasks that shared it, without loading the engine. loaded: whether something
-    had to be loaded for it.
+    elapsed_ms: of the engine's call with all tasks that shared it, without loading the engine. loaded: whether the time is no
+    measure of the engine: something had to be loaded for it, or a part of it had been computed before.
     """
 
     arrays: Mapping[str, Array] = field(default_factory=dict)
@@ -49,6 +50,7 @@ class Operations:
         self.runtime = runtime
         self._directions: Any = None
         self._known: set[str] = set()
+        self._reached = ReachedStore()
         self._operations: dict[str, Callable[[Mapping[str, Any], Sequence[Task]], list[Outcome]]] = {
             "pictures": self._pictures,
             "encode": self._encode,
@@ -58,8 +60,9 @@ class Operations:
         }
 
     def run(self, operation: str, how: Mapping[str, Any], tasks: Sequence[Task]) -> list[Outcome]:
-        """how: ``subnet`` and ``variant`` of the engine and the most rows (``chunk``) of one call for pictures, ``model``
-        for a network beside the generator. Where a call of several tasks fails, each is tried alone."""
+        """how: ``subnet`` and ``variant`` of the engine and the most rows (``chunk``) of one call for pictures, and whether by
+        ``segments``, from what the same codes came to; ``model`` for a network beside the generator. Where a call of several
+        tasks fails, each is tried alone."""
         try:
             return self._operations[operation](how, tasks)
         except AnycostError as error:
@@ -77,13 +80,21 @@ class Operations:
         self._known.add(name)
         return True
 
+    def load_segments(self, subnet: str, variant: str) -> None:
+        """Open the engines of a chain, and run each once."""
+        mean = latent.mix(self.runtime.mean_style(), self.runtime.bundle.generator.architecture.n_style)
+        for reached in steps(self.runtime, mean, subnet, variant, segments=True):
+            self._known.add(_by_segments(reached.subnet, variant))
+
     def _pictures(self, how: Mapping[str, Any], tasks: Sequence[Task]) -> list[Outcome]:
         """Seeds or codes, edited or not -> uint8 [N, R, R, 3] each, all of them in calls of ``chunk`` rows."""
         subnet, variant, chunk = how["subnet"], how["variant"], int(how["chunk"])
+        if how.get("segments"):
+            return [self._by_segments(subnet, variant, task) for task in tasks]
         loaded = self.load(subnet, variant)
         session = self.runtime.session(subnet, variant)
         started = time.perf_counter()
-        codes = [self._codes(task, session.mapping) for task in tasks]
+        codes = [self._codes(task, lambda z: session.mapping.run({"z": z})["w"]) for task in tasks]
         w_plus = np.concatenate(codes)
         noise = self._noise(tasks, [len(rows) for rows in codes], session.subnet.resolution)
         made = []
@@ -96,7 +107,21 @@ class Operations:
         ends = np.cumsum([len(rows) for rows in codes])[:-1]
         return [Outcome({"images": x}, f"{subnet}/{variant}", elapsed, loaded) for x in np.split(images, ends)]
 
-    def _codes(self, task: Task, mapping: Any) -> Array:
+    def _by_segments(self, subnet: str, variant: str, task: Task) -> Outcome:
+        """One sub-network's pictures, with stored noise. What they are made of is kept for the segments behind."""
+        name = _by_segments(subnet, variant)
+        loaded = name not in self._known
+        started = time.perf_counter()
+        codes = self._codes(task, lambda z: self.runtime.mapping(z, backend=variant))
+        start = self._reached.of(codes, variant)
+        *_, reached = steps(self.runtime, codes, subnet, variant, start=start, segments=True)
+        self._reached.keep(reached)
+        self._known.add(name)
+        elapsed = (time.perf_counter() - started) * 1e3
+        images = latent.as_images(reached.image)
+        return Outcome({"images": images}, reached.engine, elapsed, loaded or start is not None)
+
+    def _codes(self, task: Task, mapping: Callable[[Array], Array]) -> Array:
         """w+ [N, n_style, style_dim] of a task: its seeds through the mapping, or its codes; truncated, then edited."""
         architecture = self.runtime.bundle.generator.architecture
         psi = latent.check_psi(float(task.arguments.get("psi", 1.0)))
@@ -104,7 +129,7 @@ class Operations:
             w = _codes_given(task.arrays["w_plus"], architecture.n_style, architecture.style_dim)
         else:
             seeds = latent.check_seeds(task.arguments["seeds"])
-            w = mapping.run({"z": latent.latents(seeds, architecture.style_dim)})["w"]
+            w = mapping(latent.latents(seeds, architecture.style_dim))
         if psi != 1:
             w = latent.truncate(w, self.runtime.mean_style(), psi)
         codes = latent.mix(w, architecture.n_style)
@@ -223,6 +248,10 @@ class Operations:
         made = call()
         self._known.add(name)
         return made, name, (time.perf_counter() - started) * 1e3, loaded
+
+
+def _by_segments(subnet: str, variant: str) -> str:
+    return f"{subnet}/{variant} by segments"
 
 
 def _codes_given(codes: Array, n_style: int, style_dim: int) -> Array:

@@ -21,13 +21,12 @@ from anycost.runtime.server.app import create_app
 from anycost.runtime.server.connections import Connection
 from anycost.runtime.server.logs import event, set_up
 from anycost.runtime.server.service import Service
-from anycost.runtime.server.settings import Settings
+from anycost.runtime.server.settings import LOCAL, Settings
 
 BACKLOG = 512
 IDLE_S = 30  # that a connection is kept without a request
 LINGER_S = 0.5  # that requests are still answered, with 503, after everything is done
 LAST_S = 5  # for the answers to be sent once everything is done
-LOCAL = ("127.0.0.1", "::1", "localhost")
 
 
 def listen(settings: Settings) -> socket.socket:

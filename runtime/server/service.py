@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from fastapi import Request
 
@@ -10,6 +11,8 @@ from anycost.runtime.budget import Budget
 from anycost.runtime.bundle import Bundle
 from anycost.runtime.manifest import GeneratorRecord
 from anycost.runtime.profile import Profile, nothing_runs, stored_profile
+from anycost.runtime.segments import goes_on
+from anycost.runtime.server.calls import Way
 from anycost.runtime.server.dispatcher import Dispatcher
 from anycost.runtime.server.engines import Controllers, Engines
 from anycost.runtime.server.errors import NotFoundError, RequestError
@@ -31,6 +34,8 @@ class Service:
         self.controllers: Controllers | None = None
         self.engines: Engines | None = None
         warm: list[tuple[str, str]] = []
+        chains: list[tuple[str, str]] = []
+        way: Way | None = None
         if self.generator is not None:
             known = profile or stored_profile(bundle, settings.worker_threads)
             self.controllers = Controllers(bundle, known, settings.worker_threads)
@@ -38,9 +43,16 @@ class Service:
             # The two ends of what is chosen without a client's word: by the budget, and under overload.
             picks = [self.engines.pick(settings.budget, None, None, pressure) for pressure in (0.0, 1.0)]
             warm = list(dict.fromkeys((pick.subnet, pick.variant) for pick in picks))
+            if settings.workers == 1:  # a worker keeps what segments came to, and any worker may get the next job
+                way = _way(bundle, known)
+                full = max(self.generator.subnets, key=lambda net: net.macs).name
+                # What an editor's first picture by the budget goes on to.
+                if way(picks[0].variant, picks[0].subnet, full, None, None):
+                    chains = [(full, picks[0].variant)]
         elif all(unusable(engine) for engine in bundle.manifest.engines):
             raise nothing_runs(bundle)
-        told = {"bundle": str(bundle.folder.resolve()), "threads": settings.worker_threads, "warm": warm}
+        told: dict[str, Any] = {"bundle": str(bundle.folder.resolve()), "threads": settings.worker_threads}
+        told |= {"warm": warm, "chains": chains}
         self.pool = Pool(settings.workers, told, on_change=self._worker_changed)
         self.dispatcher = Dispatcher(
             self.pool,
@@ -51,6 +63,7 @@ class Service:
             per_client=settings.per_client,
             deadline_ms=settings.deadline_ms,
             public=self.public,
+            way=way,
         )
         self.metrics = Metrics(
             lambda: self.dispatcher.waiting, lambda: self.dispatcher.running, lambda: self.pool.ready
@@ -118,6 +131,14 @@ def _deadline(request: Request) -> float | None:
     if not (sent.isascii() and sent.isdigit() and 0 < len(sent) <= 9 and int(sent) > 0):
         raise RequestError(f"X-Deadline-Ms {sent[:40]!r} is not a whole number of milliseconds above 0")
     return float(sent)
+
+
+def _way(bundle: Bundle, profile: Profile | None) -> Way:
+    def way(variant: str, subnet: str, goal: str, p95_ms: float | None, latency_ms: float | None) -> tuple[str, ...]:
+        links = goes_on(bundle, profile, variant, subnet, goal, p95_ms, latency_ms)
+        return tuple(link.subnet for link in links)
+
+    return way
 
 
 def _is_path(word: str) -> bool:

@@ -10,6 +10,7 @@ from anycost.runtime.budget import Budget
 from anycost.runtime.profile import default_threads
 
 MOST_WORKERS = 64
+LOCAL = ("localhost", "127.0.0.1", "::1")  # names of this machine's own
 
 
 @dataclass(frozen=True)
@@ -20,7 +21,8 @@ class Settings:
     queue: most requests that wait for a worker. max_batch: most images of one engine call. max_pixels: of a picture that is
     sent. max_images: of one request. per_client: requests of one address at the same time. deadline_ms: of requests that
     give none, and the most that one may give. token: what clients must send as bearer, None for no check.
-    cors_origins: pages of other origins that may call, none by default. drain_s: how long a stopping server waits for what
+    cors_origins: pages of other origins that may call, none by default. hosts: names that requests may call the server by, any
+    where there are none. drain_s: how long a stopping server waits for what
     it has accepted.
     """
 
@@ -39,6 +41,7 @@ class Settings:
     deadline_ms: float = 10_000
     token: str | None = field(default=None, repr=False)
     cors_origins: tuple[str, ...] = ()
+    hosts: tuple[str, ...] = ()
     drain_s: float = 30
 
     def __post_init__(self) -> None:
@@ -64,6 +67,10 @@ class Settings:
         for origin in self.cors_origins:
             if origin != "*" and not origin.startswith(("http://", "https://")):
                 raise InputError(f"origin {origin!r} is not an address such as https://example.org")
+
+        for name in self.hosts:
+            if not name or set(name) & set("/@? ") or name != name.strip():
+                raise InputError(f"host {name!r} is not a name such as images.example.org")
 
     @property
     def worker_threads(self) -> int:

@@ -61,6 +61,8 @@ def _open(settings: Mapping[str, Any]) -> Any:
     operations = Operations(runtime)
     for subnet, variant in settings.get("warm", ()):
         operations.load(subnet, variant)
+    for subnet, variant in settings.get("chains", ()):
+        operations.load_segments(subnet, variant)
     return operations
 
 

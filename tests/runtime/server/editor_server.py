@@ -55,7 +55,7 @@ class FakeDispatcher:
     """Draws a disc on a ground: the seed gives the colours, the sliders size and place, the sub-network the resolution.
 
     budget_choice: what is drawn where the budget chooses. delay_s: of every job. fail: raised instead. jobs: what was asked;
-    done, cancelled: how many ended how. gate: set to let jobs end, when it is not None.
+    done, cancelled: how many ended how. gate: set to let jobs end, when it is not None. further: what leads on by segments.
     """
 
     def __init__(self):
@@ -64,6 +64,7 @@ class FakeDispatcher:
         self.delay_s = 0.0
         self.fail: Exception | None = None
         self.gate: asyncio.Event | None = None
+        self.further: tuple[str, ...] = ()
         self.jobs: list[Job] = []
         self.done = self.cancelled = 0
 
@@ -82,7 +83,8 @@ class FakeDispatcher:
         net = next(net for net in self.generator.subnets if net.name == name)
         self.done += 1
         image = draw(net.resolution, job.arguments.get("seeds", [7])[0], job.arguments.get("values", {}))
-        return Result({"images": image[None]}, name, f"{name}/fake-fp16", 12.345, 0.5, 1)
+        further = self.further if job.toward else ()
+        return Result({"images": image[None]}, name, f"{name}/fake-fp16", 12.345, 0.5, 1, further=further)
 
 
 def draw(side: int, seed: int, values: dict[str, float]) -> np.ndarray:

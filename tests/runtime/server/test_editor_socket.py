@@ -76,6 +76,47 @@ def test_a_preview_by_the_budget_and_then_the_full_network():
     assert shown.shape == (64, 64, 3)
 
 
+def test_each_resolution_where_segments_lead_on():
+    desk = Desk(memory_mb=900)
+    desk.dispatcher.budget_choice, desk.dispatcher.further = "1@16", ("1@32", "1@64")
+    found = desk.run({"id": 1, "seed": 0})
+    assert [(h["stage"], h["subnet"], h["last"]) for h in found] == [
+        ("preview", "1@16", False),
+        ("step", "1@32", False),
+        ("final", "1@64", True),
+    ]
+    asked = [(job.subnet, job.backend, job.toward, job.segments) for job in desk.dispatcher.jobs]
+    assert asked == [(None, None, "1@64", False), ("1@32", "fake-fp16", None, True), ("1@64", "fake-fp16", None, True)]
+
+
+def test_a_newer_message_ends_an_older_one_between_two_resolutions():
+    desk = Desk()
+    desk.dispatcher.budget_choice, desk.dispatcher.further = "1@16", ("1@32", "1@64")
+
+    async def run():
+        older = json.dumps({"id": 1, "seed": 0})
+        while not any(header["stage"] == "step" for header, _ in desk.frames):
+            if not desk.dispatcher.jobs:
+                await desk.session.receive(older)
+            await asyncio.sleep(0)
+        desk.dispatcher.gate = asyncio.Event()
+        desk.dispatcher.gate.set()
+        await desk.session.receive(json.dumps({"id": 2, "seed": 1}))
+        await desk.session.wait()
+
+    asyncio.run(run())
+    found = [(header["id"], header["stage"]) for header, _ in desk.frames]
+    assert found == [(1, "preview"), (1, "step"), (2, "preview"), (2, "step"), (2, "final")]
+
+
+@pytest.mark.parametrize("asked", [{"finalize": False}, {"ratio": 1}])
+def test_nothing_is_kept_where_nothing_follows(asked):
+    desk = Desk()
+    desk.dispatcher.further = ("1@64",)
+    desk.run({"id": 1, "seed": 0} | asked)
+    assert [job.toward for job in desk.dispatcher.jobs] == [None]
+
+
 def test_a_full_network_that_takes_too_much_memory():
     desk = Desk(memory_mb=50)
     submit = desk.session._submit

@@ -3,7 +3,9 @@
 import asyncio
 from pathlib import Path
 
-from anycost.runtime.server.limits import Gate
+import pytest
+
+from anycost.runtime.server.limits import Gate, called_by
 from anycost.runtime.server.metrics import Metrics
 from anycost.runtime.server.settings import Settings
 
@@ -69,3 +71,23 @@ def test_a_client_that_waits_for_each_answer_is_one_request_at_a_time():
         assert not gate._clients
 
     asyncio.run(run())
+
+
+@pytest.mark.parametrize(
+    ("header", "known"),
+    [
+        ("localhost", True),
+        ("LocalHost:8000", True),
+        ("127.0.0.1:8000", True),
+        ("[::1]:8000", True),
+        ("::1", False),
+        ("", False),
+        ("rebound.example:8000", False),
+        ("localhost.rebound.example", False),
+        ("localhost@rebound.example", False),
+        ("[::1", False),
+    ],
+)
+def test_names_that_the_server_is_called_by(header, known):
+    assert called_by(header, ("localhost", "127.0.0.1", "::1")) is known
+    assert called_by(header, ())

@@ -13,8 +13,12 @@ from concurrent.futures import ThreadPoolExecutor
 import httpx
 import pytest
 from served import as_file, picture, serving
+from websockets.exceptions import InvalidStatus
+from websockets.sync.client import connect
 
 GENERATE = {"seeds": [0], "subnet": "1@32"}
+# What a page of that name would send, whose name was pointed to this machine.
+STRANGE = {"Host": "rebound.example:8000", "Origin": "http://rebound.example:8000"}
 
 
 def anycost_serve(*options):
@@ -38,6 +42,7 @@ class TestStart:
             (["--host", "no.such.host.invalid", "--port", "0"], "is not known"),
             (["--token-file", "missing"], "token missing cannot be read"),
             (["--cors", "example.org"], "is not an address"),
+            (["--allow-host", "http://x"], "'http://x' is not a name"),
             (["--deadline", "soon"], "'soon' is not a time"),
             (["--min-resolution", "64", "--port", "0"], "nothing fits"),
         ],
@@ -57,6 +62,34 @@ class TestStart:
         monkeypatch.setenv("PYTHONPATH", str(tmp_path))
         done = anycost_serve(full_bundle, "--port", "0")
         assert done.returncode == 2 and "Traceback" not in done.stderr
+
+
+class TestNames:
+    def test_another_name_is_refused(self, server):
+        with server.client() as client:
+            for path in ("/", "/health/live", "/v1/models", "/v2", "/static/editor.js"):
+                answer = client.get(path, headers=STRANGE)
+                assert answer.status_code == 421 and '"wrong_host"' in answer.text
+            port = server.address.rpartition(":")[2]
+            assert client.get("/v1/models", headers={"Host": f"localhost:{port}"}).status_code == 200
+
+    def test_nor_does_the_editor_listen_to_it(self, server):
+        host, port = server.address.removeprefix("http://").split(":")
+        for origin in ("http://rebound.example:8000", None):
+            with socket.create_connection((host, int(port))) as wire, pytest.raises(InvalidStatus) as refused:
+                connect("ws://rebound.example:8000/v1/editor", sock=wire, origin=origin)
+            assert refused.value.response.status_code == 403
+
+    def test_names_can_be_added(self, full_bundle):
+        with serving(full_bundle, "--allow-host", "images.example.org") as served, served.client() as client:
+            for name, status in (("images.example.org", 200), ("127.0.0.1", 200), ("rebound.example", 421)):
+                assert client.get("/v1/models", headers={"Host": name}).status_code == status
+
+    def test_a_token_is_enough(self, full_bundle, tmp_path):
+        (tmp_path / "token").write_text("s3cret")
+        with serving(full_bundle, "--token-file", tmp_path / "token") as served, served.client() as client:
+            headers = {"Authorization": "Bearer s3cret", "Host": "images.example.org"}
+            assert client.get("/v1/models", headers=headers).status_code == 200
 
 
 class TestLimits:
