@@ -148,6 +148,18 @@ def test_sliders_preview_finalize_and_reset(open_page, server):
     expect(slider).to_have_value("0")
 
 
+def test_each_resolution_is_shown_on_the_way(open_page, server):
+    page = open_page()
+    server.dispatcher.budget_choice, server.dispatcher.further = "1@16", ("1@32", "1@64")
+    server.dispatcher.delay_s = 0.7
+    page.get_by_role("slider", name=re.compile("Smiling")).fill("60")
+    expect(page.locator("#fact-stage")).to_have_text("Drawing")
+    expect(page.locator("#fact-subnet")).to_have_text("1@32")
+    assert np.array_equal(pixels(page, "edited"), draw(32, 0, {"smiling": 60}))
+    expect(page.locator("#fact-stage")).to_have_text("Final")
+    assert np.array_equal(pixels(page, "edited"), draw(64, 0, {"smiling": 60}))
+
+
 def test_dragging_shows_pictures_all_the_time(open_page, server):
     page = open_page()
     server.dispatcher.delay_s = 0.05
