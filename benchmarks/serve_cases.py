@@ -190,7 +190,7 @@ def deadline(draw: random.Random) -> Case:
 
 
 def not_http(draw: random.Random) -> Case:
-    head = b"POST /v1/generate HTTP/1.1\r\nHost: x\r\n"
+    head = b"POST /v1/generate HTTP/1.1\r\nHost: localhost\r\n"
     raw = draw.choice(
         (
             draw.randbytes(draw.randrange(1, 2000)) + b"\r\n\r\n",
@@ -211,7 +211,7 @@ def not_http(draw: random.Random) -> Case:
             head + b"".join(b"X%d: y\r\n" % i for i in range(5000)) + b"\r\n",
             head + b"Bad Header\r\n\r\n",
             head + b"X: a\x00b\r\n\r\n",
-            b"GET /" + b"a" * 200_000 + b" HTTP/1.1\r\nHost: x\r\n\r\n",
+            b"GET /" + b"a" * 200_000 + b" HTTP/1.1\r\nHost: localhost\r\n\r\n",
         )
     )
     return Case("no HTTP", raw=raw)

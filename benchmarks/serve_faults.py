@@ -77,7 +77,9 @@ async def endless_body(client: Client, hold_s: float) -> str:
 
 
 async def endless_head(client: Client, hold_s: float) -> str:
-    return await _drip(client, b"POST /v1/generate HTTP/1.1\r\nHost: x\r\nX: ", itertools.repeat(b"y"), STEP_S, hold_s)
+    return await _drip(
+        client, b"POST /v1/generate HTTP/1.1\r\nHost: localhost\r\nX: ", itertools.repeat(b"y"), STEP_S, hold_s
+    )
 
 
 async def silent(client: Client, hold_s: float) -> str:
@@ -87,7 +89,7 @@ async def silent(client: Client, hold_s: float) -> str:
 
 async def large_head(client: Client, hold_s: float) -> str:
     """Megabytes of one header, as fast as they go."""
-    head = b"GET /health/live HTTP/1.1\r\nHost: x\r\nX: "
+    head = b"GET /health/live HTTP/1.1\r\nHost: localhost\r\nX: "
     return await _drip(client, head, [bytes(PIECE).replace(b"\0", b"y")] * (HEAD // PIECE) + [b"\r\n\r\n"], 0, hold_s)
 
 
@@ -100,13 +102,18 @@ async def deaf(client: Client, hold_s: float) -> str:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVED)
         sock.setblocking(False)
         await loop.sock_connect(sock, (client.host, client.port))
-        await loop.sock_sendall(sock, b"GET /openapi.json HTTP/1.1\r\nHost: x\r\n\r\n" * ANSWERS)
+        await loop.sock_sendall(sock, b"GET /openapi.json HTTP/1.1\r\nHost: localhost\r\n\r\n" * ANSWERS)
         await asyncio.sleep(hold_s)
         return "open" if client.holds(sock.getsockname()[1]) else "ended by the server"
 
 
 def _head(length: int) -> bytes:
-    lines = ("POST /v1/generate HTTP/1.1", "Host: x", "Content-Type: application/json", f"Content-Length: {length}")
+    lines = (
+        "POST /v1/generate HTTP/1.1",
+        "Host: localhost",
+        "Content-Type: application/json",
+        f"Content-Length: {length}",
+    )
     return "\r\n".join(lines).encode() + b"\r\n\r\n"
 
 

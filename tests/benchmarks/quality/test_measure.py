@@ -255,5 +255,5 @@ def test_without_ray_the_remedy_is_named(monkeypatch):
     import sys
 
     monkeypatch.setitem(sys.modules, "ray", None)
-    with pytest.raises(BackendError, match=r"anycost-runtime\[scale\]"):
+    with pytest.raises(BackendError, match=r"anycost-runtime\[ray\]"):
         list(RayPool("local").run(abs, [1]))
