@@ -33,6 +33,9 @@ def settings(threads: int) -> ort.SessionOptions:
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
+    # Each session has threads of its own, which else keep a core busy for milliseconds after a run, waiting for the next: of
+    # three engines that run in turns, the largest took 9.3 ms instead of 3.2, and alone none is slower without.
+    options.add_session_config_entry("session.force_spinning_stop", "1")
     options.log_severity_level = 3
     return options
 

@@ -14,6 +14,7 @@ import numpy as np
 import openvino as ov
 
 from anycost.runtime.backends import BINDINGS_NAME, Array, Bind, BlobBindings
+from anycost.runtime.buffers import Buffers
 
 MODEL_NAME = "model.xml"
 CONSTANTS_NAME = "constants.bin"
@@ -28,6 +29,7 @@ class OpenVinoEngine:
         # The model's constants lie in it.
         self._blob = blob
         self._requests: OrderedDict[int, ov.InferRequest] = OrderedDict()
+        self._buffers = Buffers()
         # Of the outputs, by batch size: the library takes long to tell.
         self._shapes: dict[int, list[tuple[int, ...]]] = {}
         self._settings = {
@@ -44,7 +46,7 @@ class OpenVinoEngine:
         found = {}
         for i, (name, shape) in enumerate(zip(self._outputs, self._shapes[batch], strict=True)):
             # Written into by the last layer itself: a copy of its own would cost up to a fifth of a run.
-            found[name] = np.empty(shape, np.float32)
+            found[name] = self._buffers.empty(shape)
             request.set_output_tensor(i, ov.Tensor(found[name], shared_memory=True))
         request.infer(dict(inputs), share_inputs=True, share_outputs=True)
         return found

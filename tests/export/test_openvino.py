@@ -88,6 +88,18 @@ def test_bfloat16_is_used_where_the_processor_has_it(golden, tmp_path):
 
 
 @torch.no_grad()
+def test_images_that_are_kept_are_not_written_again(golden, tmp_path):
+    net = golden.arch.subnet(16, 0.5)
+    noise = {f"noise_{i}": layer.numpy() for i, layer in enumerate(golden.noise("stored", net, 1))}
+    codes = golden_input("anycost64", "w_plus", (2, 10, 512)).numpy()
+    made = synthesis(golden, net, "fp32", tmp_path / "engine")
+    images = [made.run({"w_plus": scale * codes[:1]} | noise)["image"] for scale in (1, 2, 3, 4, 5)]
+    again = [made.run({"w_plus": scale * codes[:1]} | noise)["image"].copy() for scale in (1, 2, 3, 4, 5)]
+    assert all(np.array_equal(image, same) for image, same in zip(images, again, strict=True))
+    assert not np.array_equal(images[0], images[1])
+
+
+@torch.no_grad()
 def test_the_mapping_stays_in_float32(golden, tmp_path):
     state = golden.state_dict()
     z = torch.randn(2, golden.arch.style_dim, generator=torch.Generator().manual_seed(1))

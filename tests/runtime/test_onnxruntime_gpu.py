@@ -220,6 +220,7 @@ def test_a_session_without_fallbacks_on_the_engines_stream(made, tmp_path):
     assert names[0] == PROVIDERS[made.backend]
     assert session.fallback is False and session.fallback_of_runs is False
     assert session.options.intra_op_num_threads == 2
+    assert session.options.get_session_config_entry("session.force_spinning_stop") == "1"
     for name, options in (entry for entry in session.given if not isinstance(entry, str)):
         assert (options["has_user_compute_stream"], options["user_compute_stream"]) == ("1", "7")
         # The plugin refuses what it does not know.
