@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass
 from threading import Lock
 from typing import Any
 
+from anycost.environment import environment
 from anycost.errors import BuildError
 from anycost.kernels.call import Call
 from anycost.runtime.cuda.targets import capability, shared_limit
@@ -53,7 +53,7 @@ def compile_call(call: Call, target: str) -> Compiled:
     with _lock:
         found = _made.get(key)
     if found is None:
-        with _settings():
+        with environment(_SETTINGS):
             found = _compiled(call, target)
         with _lock:
             _made[key] = found
@@ -68,7 +68,7 @@ def compile_calls(
     threads: compilations at a time; by default one for each processor. Raises BuildError of the first that fails.
     """
     wanted = {(kernel_key(call), target): call for call in calls for target in targets}
-    with _settings(), ThreadPoolExecutor(threads or os.cpu_count() or 1) as pool:
+    with environment(_SETTINGS), ThreadPoolExecutor(threads or os.cpu_count() or 1) as pool:
         made = pool.map(lambda item: compile_call(item[1], item[0][1]), wanted.items())
         return dict(zip(wanted, made, strict=True))
 
@@ -111,17 +111,3 @@ def _parameters(ptx: str) -> int:
     """How many parameters the one entry function of PTX text takes."""
     head = re.search(r"\.entry\s+\w+\s*\((.*?)\)", ptx, re.DOTALL)
     return len(re.findall(r"\.param\b", head[1])) if head else 0
-
-
-@contextmanager
-def _settings() -> Iterator[None]:
-    before = {name: os.environ.get(name) for name in _SETTINGS}
-    os.environ.update(_SETTINGS)
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            if value is None:
-                os.environ.pop(name, None)
-            else:
-                os.environ[name] = value

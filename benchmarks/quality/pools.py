@@ -8,11 +8,13 @@ import os
 import signal
 import traceback
 from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
 from typing import Any, Protocol, TypeVar
 
+from anycost.environment import environment
 from anycost.errors import AnycostError, BackendError, InputError
 from anycost.runtime.profile import default_threads
 
@@ -250,17 +252,6 @@ def _interrupts_blocked() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-@contextlib.contextmanager
-def _environment(threads: int) -> Iterator[None]:
+def _environment(threads: int) -> AbstractContextManager[None]:
     """What processes that are started within have in their environment."""
-    values = {"OMP_NUM_THREADS": str(threads), **_ENVIRONMENT}
-    before = {name: os.environ.get(name) for name in values}
-    os.environ.update(values)
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            if value is None:
-                os.environ.pop(name, None)
-            else:
-                os.environ[name] = value
+    return environment({"OMP_NUM_THREADS": str(threads), **_ENVIRONMENT})
