@@ -17,6 +17,7 @@ from anycost.runtime.server.settings import Settings
 CHROMIUM = "/usr/bin/chromium"
 playwright = pytest.importorskip("playwright.sync_api", reason="needs playwright: pip install playwright")
 expect = playwright.expect
+expect.set_options(timeout=15_000)  # a busy machine takes its time, and a page that is right costs none of it
 pytestmark = pytest.mark.skipif(not Path(CHROMIUM).exists(), reason=f"needs Chromium at {CHROMIUM}")
 WIDE, PHONE = {"width": 1280, "height": 900}, {"width": 360, "height": 740}
 
