@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import math
 import sys
+from collections import OrderedDict
 
 import numpy as np
 
 Array = np.ndarray
+_SIZES = 4  # two outputs at two batch sizes; those that were not asked for the longest go
 _KEPT = 3  # blocks of a size: one that is written, one that is read, one that waits
 _ALIGNMENT = 64  # of a cache line, and of the widest vector registers
 # Of a block that only the pool's list and the look at it refer to.
@@ -22,12 +24,15 @@ class Buffers:
     """float32 arrays. An array's block is in use as long as any array of it, or view of one, is alive. Not thread-safe."""
 
     def __init__(self) -> None:
-        self._blocks: dict[int, list[Array]] = {}
+        self._blocks: OrderedDict[int, list[Array]] = OrderedDict()
 
     def empty(self, shape: tuple[int, ...]) -> Array:
         """An array that nothing else refers to, with any content."""
         size = 4 * math.prod(shape)
         blocks = self._blocks.setdefault(size, [])
+        self._blocks.move_to_end(size)
+        if len(self._blocks) > _SIZES:
+            self._blocks.popitem(last=False)
         for i in range(len(blocks)):
             if sys.getrefcount(blocks[i]) < _IDLE:
                 block = blocks[i]

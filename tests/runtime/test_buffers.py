@@ -42,3 +42,11 @@ def test_few_are_kept():
     buffers = Buffers()
     held = [buffers.empty((8,)) for _ in range(50)]
     assert len(buffers._blocks[32]) == 3 and len({array.ctypes.data for array in held}) == 50
+
+
+def test_sizes_that_are_not_asked_for_any_more_are_given_back():
+    buffers = Buffers()
+    for size in range(1, 20):
+        buffers.empty((size,))
+        buffers.empty((5,))  # used all the time
+    assert list(buffers._blocks) == [68, 72, 76, 20]

@@ -22,7 +22,7 @@ from anycost.runtime.server.answers import json_response
 from anycost.runtime.server.bodies import BudgetBody
 from anycost.runtime.server.errors import NotFoundError, RequestError
 from anycost.runtime.server.jobs import Array, Job
-from anycost.runtime.server.routes.health import is_ready
+from anycost.runtime.server.routes.health import is_ready, live, ready
 from anycost.runtime.server.service import Service, service_of
 from anycost.runtime.server.tensors import Answer, Call, Port, read_call, write_answer
 
@@ -78,15 +78,9 @@ async def server() -> Response:
     return json_response(body)
 
 
-@router.get("/health/live", summary="200 while the process runs")
-async def live() -> Response:
-    return json_response({"live": True})
-
-
-@router.get("/health/ready", summary="200 while requests are taken and a worker can run them")
-async def ready(request: Request) -> Response:
-    found = is_ready(request)
-    return json_response({"ready": found}, 200 if found else 503)
+# The same answers as at /health.
+router.get("/health/live", summary="200 while the process runs")(live)
+router.get("/health/ready", summary="200 while requests are taken and a worker can run them")(ready)
 
 
 @router.post("/repository/index", summary="Names of all models")
