@@ -15,6 +15,7 @@ from onnx import TensorProto, helper, numpy_helper
 from anycost.editing.apply import LARGEST_VALUE, ROWS, SCALE
 from anycost.editing.directions import Directions
 from anycost.errors import BuildError
+from anycost.export.compilers.winograd import plain
 from anycost.runtime.backends.onnxruntime import MODEL_NAME, bindings_of
 from anycost.runtime.bundle import Bundle
 from anycost.runtime.manifest import EngineRecord
@@ -27,13 +28,16 @@ _FLOAT, _BYTE = TensorProto.FLOAT, TensorProto.UINT8
 _MOST_BYTES = 2**31 - 1  # of one protobuf message
 
 
-def self_contained(bundle: Bundle, engine: EngineRecord) -> bytes:
+def self_contained(bundle: Bundle, engine: EngineRecord, on_cpu: bool) -> bytes:
     """The ONNX file of an engine that is a graph, its weights inside and the stored noise in place of its inputs for noise.
+    on_cpu: whether it is to run there: the convolutions of an engine for CPUs are rewritten for them.
 
     Raises BuildError for a graph that is too large for one file.
     """
     folder = bundle.path(engine.folder)
     model = onnx.load(folder / MODEL_NAME, load_external_data=False)
+    if not on_cpu:
+        model = plain(model)
     weights = bundle.weights(engine.network)
     bindings = bindings_of(folder)
     for initializer in model.graph.initializer:

@@ -146,7 +146,7 @@ class _Exporter:
 
     def _engine(self, name: str, variant: TritonVariant) -> None:
         engine, serving = variant.engine, self.serving
-        content = graphs.self_contained(self.bundle, variant.source)
+        content = graphs.self_contained(self.bundle, variant.source, variant.place.kind == "cpu")
         if variant.place.plan:
             most = _most_batch(variant, serving.max_batch)
             serving = replace(serving, max_batch=most)

@@ -7,6 +7,7 @@ from pathlib import Path
 import onnx
 
 from anycost.export.compilers import bfloat16
+from anycost.export.compilers.winograd import winograd
 from anycost.export.trace import Traced
 from anycost.export.variants import Variant
 from anycost.runtime.backends import BINDINGS_NAME, OnnxBindings
@@ -18,7 +19,8 @@ _LOCATION = "given-at-load"
 
 def write(traced: Traced, variant: Variant, folder: Path) -> None:
     model = onnx.ModelProto()
-    model.CopyFrom(traced.model)
+    # Libraries for GPUs choose such an algorithm themselves.
+    model.CopyFrom(winograd(traced.model) if variant.backend == "onnxruntime" else traced.model)
     if variant.precision == "bf16":
         kept = bfloat16.CUDA if variant.backend == "onnxruntime_cuda" else bfloat16.TENSORRT
         model = bfloat16.for_onnxruntime(model, kept)

@@ -12,9 +12,11 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 import openvino as ov
+from openvino import opset13 as op
 
 from anycost.errors import BuildError
 from anycost.export.compilers.even_rows import even_rows
+from anycost.export.compilers.winograd import winograd
 from anycost.export.trace import Traced
 from anycost.export.variants import Variant
 from anycost.runtime.backends import BINDINGS_NAME, BlobBinding, BlobBindings, BlobConstant
@@ -28,8 +30,10 @@ def write(traced: Traced, variant: Variant, folder: Path) -> None:
     del variant  # The graph says its precision.
     with tempfile.TemporaryDirectory(dir=folder) as scratch:
         source, graph, blob_path = (Path(scratch) / name for name in ("model.onnx", "model.xml", "model.bin"))
-        source.write_bytes(even_rows(traced.model).SerializeToString())
-        ov.serialize(ov.Core().read_model(source), graph, blob_path)
+        source.write_bytes(winograd(even_rows(traced.model)).SerializeToString())
+        model = ov.Core().read_model(source)
+        _deal_rows(model)
+        ov.serialize(model, graph, blob_path)
         blob = blob_path.read_bytes()
         text = _plain_names(graph.read_text())
     bindings, stored = _describe(text, blob, traced)
@@ -64,6 +68,31 @@ def _describe(text: str, blob: bytes, traced: Traced) -> tuple[BlobBindings, byt
         constants=tuple(others[offset] for offset in sorted(others)),
     )
     return bindings, bytes(stored)
+
+
+def _deal_rows(model: ov.Model) -> None:
+    """Write the rows that ``winograd`` puts side by side and reshapes as rows that are dealt out like cards: the plugin keeps
+    channels innermost, where that is a copy and a reshaping is three."""
+    for node in model.get_ordered_ops():
+        beside = node.input_value(0).get_node() if node.get_type_name() == "Reshape" else node
+        if beside.get_type_name() != "Concat" or beside.get_attributes()["axis"] != 3:
+            continue
+        rows = beside.input_values()
+        one = _sizes(rows[0])
+        if len(one) == 3 and _sizes(node.output(0)) == [one[0], len(rows) * one[1], one[2]]:
+            dealt = op.shuffle_channels(op.concat(rows, 2), 2, len(rows))
+            dealt.set_friendly_name(node.get_friendly_name())
+            dealt.output(0).set_names(node.output(0).get_names())
+            for reader in node.output(0).get_target_inputs():
+                reader.replace_source_output(dealt.output(0))
+    model.validate_nodes_and_infer_types()
+
+
+def _sizes(value: ov.Output) -> list[int]:
+    """All but the batch; -1 for what is not fixed, none where not even their number is."""
+    shape = value.get_partial_shape()
+    sizes = [] if shape.rank.is_dynamic else list(shape)[1:]
+    return [size.get_length() if size.is_static else -1 for size in sizes]
 
 
 def _plain_names(text: str) -> str:

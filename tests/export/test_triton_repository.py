@@ -10,6 +10,7 @@ import onnx
 import onnxruntime as ort
 import pytest
 from google.protobuf import text_format
+from onnx import helper
 from tritonclient.grpc import model_config_pb2 as schema
 
 import anycost
@@ -17,6 +18,7 @@ from anycost.editing.directions import Directions, unit
 from anycost.errors import BackendError, BuildError
 from anycost.export import appearing, triton_plan
 from anycost.export.build import Plan, build
+from anycost.export.compilers import winograd
 from anycost.export.triton_configs import Serving, batch_sizes, safe_name
 from anycost.export.triton_repository import INDEX_NAME, export
 from anycost.export.triton_variants import triton_variants
@@ -37,7 +39,8 @@ def directions(style_dim):
 
 @pytest.fixture(scope="module")
 def bundle(tmp_path_factory, tiny_checkpoint):
-    """Two sub-networks, directions, another network; ONNX in fp32 and fp16, and OpenVINO."""
+    """Two sub-networks, directions, another network; ONNX in fp32 and fp16, and OpenVINO. Its convolutions are rewritten for CPUs
+    as those of larger networks are."""
     arch = tiny_checkpoint.arch
     plan = Plan(
         "tiny",
@@ -47,7 +50,9 @@ def bundle(tmp_path_factory, tiny_checkpoint):
         directions=directions(arch.style_dim),
     )
     folder = tmp_path_factory.mktemp("triton") / "bundle"
-    build(tiny_checkpoint, plan, folder)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(winograd, "LEAST_CHANNELS", 4)
+        build(tiny_checkpoint, plan, folder)
     return anycost.open(folder)
 
 
@@ -244,6 +249,28 @@ def test_gpu_engines_are_placed_on_gpus(bundle, tmp_path, monkeypatch):
     assert cpu.instance_group[0].kind == schema.ModelInstanceGroup.KIND_CPU
     assert config_of(found.folder, "pictures").instance_group[0].kind == schema.ModelInstanceGroup.KIND_GPU
     assert any(line.startswith("TensorRT plans (") for line in found.left_out)
+
+
+def test_gpus_get_convolutions_as_they_are(bundle, tmp_path):
+    held = bundle.bundle
+    record = next(e for e in held.manifest.engines if e.name == "1@32/onnxruntime")
+    manifest = held.manifest.model_copy(
+        update={"engines": (*held.manifest.engines, record.model_copy(update={"backend": "tensorrt_rtx"}))}
+    )
+    found = export(type(held)(held.folder, manifest, held.manifest_sha256), tmp_path / "repo").folder
+    inputs = {"w_plus": held.tensors(held.generator.latents)["w_plus"]}
+    images, layers = [], []
+    for name in ("1_at_32", "1_at_32_onnxruntime"):
+        images.append(run(found, name, inputs)["image"])
+        nodes = onnx.load(found / name / "1" / "model.onnx").graph.node
+        kernels = [
+            helper.get_node_attr_value(node, "kernel_shape")
+            for node in nodes
+            if node.op_type == "Conv" and any(each.name == "kernel_shape" for each in node.attribute)
+        ]
+        layers.append(kernels.count([1, 3]))
+    assert layers == [0, 12]  # at 16 and 32 px
+    assert psnr(images[0], images[1], 2.0) > 105
 
 
 def engine(backend, precision="fp32", **more):
