@@ -15,7 +15,7 @@ from onnx import TensorProto, helper, numpy_helper
 from anycost.editing.apply import LARGEST_VALUE, ROWS, SCALE
 from anycost.editing.directions import Directions
 from anycost.errors import BuildError
-from anycost.export.compilers.winograd import plain
+from anycost.export.winograd import plain
 from anycost.runtime.backends.onnxruntime import MODEL_NAME, bindings_of
 from anycost.runtime.bundle import Bundle
 from anycost.runtime.manifest import EngineRecord

@@ -7,9 +7,9 @@ from pathlib import Path
 import onnx
 
 from anycost.export.compilers import bfloat16
-from anycost.export.compilers.winograd import winograd
 from anycost.export.trace import Traced
 from anycost.export.variants import Variant
+from anycost.export.winograd import winograd
 from anycost.runtime.backends import BINDINGS_NAME, OnnxBindings
 from anycost.runtime.backends.onnxruntime import MODEL_NAME
 

@@ -16,9 +16,9 @@ from openvino import opset13 as op
 
 from anycost.errors import BuildError
 from anycost.export.compilers.even_rows import even_rows
-from anycost.export.compilers.winograd import winograd
 from anycost.export.trace import Traced
 from anycost.export.variants import Variant
+from anycost.export.winograd import winograd
 from anycost.runtime.backends import BINDINGS_NAME, BlobBinding, BlobBindings, BlobConstant
 from anycost.runtime.backends.openvino import CONSTANTS_NAME, MODEL_NAME
 

@@ -16,9 +16,8 @@ from tritonclient.grpc import model_config_pb2 as schema
 import anycost
 from anycost.editing.directions import Directions, unit
 from anycost.errors import BackendError, BuildError
-from anycost.export import appearing, triton_plan
+from anycost.export import appearing, triton_plan, winograd
 from anycost.export.build import Plan, build
-from anycost.export.compilers import winograd
 from anycost.export.triton_configs import Serving, batch_sizes, safe_name
 from anycost.export.triton_repository import INDEX_NAME, export
 from anycost.export.triton_variants import triton_variants

@@ -10,11 +10,11 @@ from onnx import helper, numpy_helper, parser
 from torch.nn import functional as F
 
 from anycost.export import compilers
-from anycost.export.compilers import winograd as module
+from anycost.export import winograd as module
 from anycost.export.compilers.openvino import _deal_rows
-from anycost.export.compilers.winograd import plain, winograd
 from anycost.export.trace import trace_synthesis
 from anycost.export.variants import Variant
+from anycost.export.winograd import plain, winograd
 from anycost.networks.stylegan2 import Generator
 
 # float32 adds up numbers up to ten times as large as a direct convolution's: between 1e-6 and 4e-6 of the largest result is
