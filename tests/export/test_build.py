@@ -15,7 +15,7 @@ import torch
 
 from anycost import open as open_bundle
 from anycost.errors import BuildError, BundleError, ParityError
-from anycost.export import compilers
+from anycost.export import compilers, engines
 from anycost.export.build import Plan, build
 from anycost.export.trace import trace_mapping, trace_synthesis
 from anycost.weights.random_init import random_network
@@ -78,6 +78,19 @@ def test_a_second_build_rebuilds_nothing_and_changes_nothing(tmp_path, tiny_chec
     monkeypatch.setattr(compilers, "write", lambda *_: pytest.fail("an engine was built again"))
     build(tiny_checkpoint, plan(tiny_checkpoint), tmp_path / "b")
     assert snapshot(tmp_path / "b") == before
+
+
+def test_engines_of_other_sources_are_built_again(tmp_path, tiny_checkpoint, monkeypatch):
+    one = Plan("tiny", [tiny_checkpoint.arch.subnet(8, 0.25)], ["onnxruntime"])
+    build(tiny_checkpoint, one, tmp_path / "b")
+    built = []
+    write = compilers.write
+    monkeypatch.setattr(compilers, "write", lambda traced, *more: (built.append(traced), write(traced, *more)))
+    build(tiny_checkpoint, one, tmp_path / "b")
+    assert not built
+    monkeypatch.setattr(engines, "_sources", lambda: "of another day")
+    build(tiny_checkpoint, one, tmp_path / "b")
+    assert len(built) == 2  # the mapping and the sub-network
 
 
 @pytest.mark.parametrize(
