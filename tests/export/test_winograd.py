@@ -176,3 +176,11 @@ def test_engines_of_cpus_in_float32_have_it(tmp_path, backend, precision, layers
         nodes = onnx.load(tmp_path / "model.onnx", load_external_data=False).graph.node
         assert sum(node.name.endswith("/winograd/") for node in nodes) == layers
     assert sum(path.stat().st_size for path in tmp_path.iterdir() if path.name != "bindings.json") < 1 << 20
+
+
+def test_what_bfloat16_leaves_in_float32_is_left_alone(tmp_path):
+    """OpenVINO computes a whole bf16 engine in bfloat16."""
+    network = Generator(32, 0.25, 128).eval().requires_grad_(False)
+    traced = trace_synthesis(network.arch, network.arch.full(), network.state_dict(), False)
+    compilers.write(traced, Variant("openvino", "bf16"), tmp_path)
+    assert "ShuffleChannels" not in (tmp_path / "model.xml").read_text()
