@@ -3,7 +3,6 @@
 import json
 import re
 import sys
-from types import SimpleNamespace
 
 import numpy as np
 import onnx
@@ -20,7 +19,6 @@ from anycost.export import appearing, triton_plan, winograd
 from anycost.export.build import Plan, build
 from anycost.export.triton_configs import Serving, batch_sizes, safe_name
 from anycost.export.triton_repository import INDEX_NAME, export
-from anycost.export.triton_variants import triton_variants
 from anycost.export.variants import variants
 from anycost.runtime.parity import compare, psnr, views
 from anycost.runtime.samples import inputs_of
@@ -270,50 +268,6 @@ def test_gpus_get_convolutions_as_they_are(bundle, tmp_path):
         layers.append(kernels.count([1, 3]))
     assert layers == [0, 12]  # at 16 and 32 px
     assert psnr(images[0], images[1], 2.0) > 105
-
-
-def engine(backend, precision="fp32", **more):
-    values = {"network": "n", "backend": backend, "precision": precision, "fused": False, "batch": None}
-    return SimpleNamespace(**(values | more))
-
-
-@pytest.mark.parametrize(
-    ("engines", "plans", "expected"),
-    [
-        ([engine("openvino"), engine("cuda")], True, []),
-        ([engine("tensorrt")], True, []),
-        (
-            [engine("onnxruntime"), engine("tensorrt")],
-            True,
-            [("tensorrt", "fp32", "plan"), ("onnxruntime", "fp32", "")],
-        ),
-        (
-            [engine("onnxruntime"), engine("tensorrt")],
-            False,
-            [("tensorrt", "fp32", "tensorrt"), ("onnxruntime", "fp32", "")],
-        ),
-        # The plan's precision has no graph: what is right, if slower.
-        (
-            [engine("onnxruntime"), engine("tensorrt_rtx", "bf16"), engine("tensorrt", "int8")],
-            True,
-            [("tensorrt", "fp32", "tensorrt"), ("onnxruntime", "fp32", "")],
-        ),
-        (
-            [engine("onnxruntime", "int8"), engine("onnxruntime"), engine("onnxruntime_tensorrt", "fp16")],
-            False,
-            [("tensorrt-fp16", "fp16", "tensorrt"), ("onnxruntime", "fp32", ""), ("onnxruntime-int8", "int8", "")],
-        ),
-        (
-            [engine("tensorrt", fused=True), engine("onnxruntime_tensorrt"), engine("tensorrt"), engine("tensorrt")],
-            True,
-            [("tensorrt", "fp32", "plan")],
-        ),
-    ],
-)
-def test_variants(engines, plans, expected):
-    found = triton_variants(engines, plans)
-    shown = [(v.label, v.source.precision, "plan" if v.place.plan else v.place.accelerator) for v in found]
-    assert shown == expected
 
 
 def test_a_plan_holds_the_weights(repository):
